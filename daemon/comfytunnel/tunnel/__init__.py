@@ -1,0 +1,1 @@
+"""One SSH local forward: what decides about it, what carries it, and the door that callers knock at."""

@@ -1,0 +1,1 @@
+"""Workflows as data: graphs in API format. Pure."""
