@@ -1,0 +1,265 @@
+"""The JSON of the control API, shared by server and client: the only place where wire names appear.
+
+`/v1` shapes are ours; `/api/v2` shapes (Job, Output, Progress, JobError, Asset, ErrorEnvelope) follow the Comfy API v2 to the
+letter, and what that contract has no place for sits under the extra key `comfytunnel`. Times are aware datetimes in UTC,
+RFC 3339 on the wire. Sizes are bytes. Decoding is lenient towards unknown keys, so that an older client reads a newer
+daemon. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""`expires_at` of what is kept for ever."""
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """Why something is not as the user wants it: a stable code, a sentence, the next step ("" where there is none)."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class Next(msgspec.Struct, frozen=True):
+    """What the daemon does next by itself (`connect`, `ask`, `bind`), and when; `at` null means now or when it is needed."""
+
+    action: str
+    at: datetime | None = None
+
+
+class ComfyUI(msgspec.Struct, frozen=True):
+    """`state`: serving, starting, down, wrong_port, error, unknown. `queue`: prompts running and pending there."""
+
+    state: str = "unknown"
+    version: str | None = None
+    queue: int | None = None
+    since: datetime | None = None
+    detail: str | None = None
+
+
+class Ssh(msgspec.Struct, frozen=True):
+    """The SSH connection in the words of ssh(1). Null where there was none yet."""
+
+    host: str
+    port: int | None = None
+    user: str | None = None
+    host_key: str | None = None
+    server_version: str | None = None
+    banner: str | None = None
+
+
+class Counters(msgspec.Struct, frozen=True):
+    """Since the daemon's start. Bytes are payload of forwarded channels."""
+
+    links: int = 0
+    callers: int = 0
+    open: int = 0
+    held: int = 0
+    lost: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
+    """`phase`: down, offline, connecting, up, doubtful, waiting, halted."""
+
+    phase: str
+    since: datetime
+    cause: Cause | None
+    next: Next | None
+    comfyui: ComfyUI
+    rtt_ms: float | None
+    listen: list[str]
+    remote: str
+    ssh: Ssh
+    counters: Counters
+
+
+class JobCounts(msgspec.Struct, frozen=True):
+    queued: int = 0
+    running: int = 0
+    canceling: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    canceled: int = 0
+    expired: int = 0
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """`cause` is the daemon's own trouble (a broken config, a broken database); tunnels carry theirs."""
+
+    version: str
+    pid: int
+    started_at: datetime
+    config: str
+    cause: Cause | None = None
+    tunnels: dict[str, Tunnel] = {}
+    jobs: JobCounts = JobCounts()
+
+
+class Health(msgspec.Struct, frozen=True):
+    status: str
+    version: str
+    pid: int
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """`ready`: at least one tunnel's link is up, its port is ours and its ComfyUI serves; `why` says what is missing."""
+
+    ready: bool
+    why: dict[str, str] = {}
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """A complete snapshot. `value` is the overall fraction, 0 to 1; `step` of `steps` within the current node."""
+
+    value: float
+    nodes_done: int
+    nodes_total: int
+    current_node: str | None = None
+    current_node_class: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    message: str | None = None
+
+
+class OutputExtra(msgspec.Struct, frozen=True):
+    """`path`: the file on this machine, absolute."""
+
+    path: str
+    sha256: str | None = None
+    cached: bool = False
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """`type`: image, video, audio, text, file, latent. `id` is an asset's."""
+
+    node_id: str
+    name: str
+    type: str
+    content_type: str
+    size_bytes: int
+    id: str
+    hash: str | None
+    url: str
+    url_expires_at: datetime
+    job_id: str | None = None
+    comfytunnel: OutputExtra | None = None
+
+
+class JobError(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+    node_id: str | None = None
+    class_type: str | None = None
+    traceback: str | None = None
+
+
+class JobUrls(msgspec.Struct, frozen=True):
+    self: str
+    events: str
+    cancel: str
+
+
+class WaitsFor(msgspec.Struct, frozen=True):
+    """What a job that is not running waits for, since when."""
+
+    code: str
+    message: str
+    since: datetime
+    hint: str = ""
+
+
+class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
+    """`executions`: how often ComfyUI is known to have been given the prompt. `folder`: where the outputs are."""
+
+    revision: int
+    tunnel: str | None = None
+    label: str | None = None
+    priority: int = 0
+    waits_for: WaitsFor | None = None
+    executions: int = 0
+    retry_of: str | None = None
+    folder: str | None = None
+    note: str | None = None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """`status`: queued, running, succeeded, canceling, canceled, failed, expired."""
+
+    id: str
+    status: str
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    expires_at: datetime
+    queue_position: int | None
+    progress: Progress | None
+    outputs: list[Output]
+    error: JobError | None
+    urls: JobUrls
+    metrics: dict[str, int | None] = {}
+    comfytunnel: JobExtra | None = None
+
+
+class JobList(msgspec.Struct, frozen=True):
+    jobs: list[Job]
+    next_cursor: str | None = None
+
+
+class JobWorkflow(msgspec.Struct, frozen=True):
+    workflow: dict[str, Any]
+    format: str = "api"
+
+
+class StatusEvent(msgspec.Struct, frozen=True):
+    """SSE `status` under /api/v2."""
+
+    status: str
+    queue_position: int | None = None
+
+
+class PreviewEvent(msgspec.Struct, frozen=True):
+    """SSE `preview` under /api/v2: base64, the latest only."""
+
+    node_id: str
+    content_type: str
+    data_base64: str
+
+
+class TunnelEvent(msgspec.Struct, frozen=True):
+    """SSE `tunnel` under /v1/events."""
+
+    name: str
+    tunnel: Tunnel
+
+
+class JobRequestExtra(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a submitter may ask of us. `tunnel`: a name, or null for any. Higher `priority` runs earlier."""
+
+    tunnel: str | None = None
+    label: str | None = None
+    priority: int = 0
+
+
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    workflow: dict[str, Any]
+    extra_data: dict[str, Any] = {}
+    comfytunnel: JobRequestExtra = JobRequestExtra()
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+    details: dict[str, Any] | None = None
+
+
+class ErrorEnvelope(msgspec.Struct, frozen=True):
+    """Every answer that is not 2xx. The next step is `details.hint`."""
+
+    error: ErrorBody
