@@ -1,0 +1,240 @@
+"""What a job is, which moves it may make, and what an observation of ComfyUI leads to. Pure: no I/O, no clock, no asyncio.
+
+`status` is what users see (the words of Comfy API v2); `stage` is where the job stands in the submission protocol, and it
+is on disk before each act:
+
+    waiting ──> submitting ──> on_server ──> fetching ──> ended
+       ^            │              │             │          ^
+       └── not there┴─ proven lost ┴─ proven lost┘          │      every stage may end: failed, canceled, expired
+       └────────────────────────────────────────────────────┘
+
+`decide` is the only place that judges what queue, history and the temp marker say about a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypedDict
+
+import msgspec
+
+MAX_LOSSES = 2
+"""A job that ComfyUI has provably lost this often is queued again each time; the next loss fails it, because a workflow
+that takes the server down would do so for ever."""
+
+MAX_REFUSALS = 3
+"""POSTs answered 500 that left nothing behind: a bug of the server or of the workflow, not of the road."""
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    CANCELING = "canceling"
+    CANCELED = "canceled"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+TERMINAL = frozenset({Status.SUCCEEDED, Status.CANCELED, Status.FAILED, Status.EXPIRED})
+
+
+class Stage(StrEnum):
+    """`submitting`: a POST may have been sent. `on_server`: ComfyUI has it. `fetching`: it ran, outputs come home."""
+
+    WAITING = "waiting"
+    SUBMITTING = "submitting"
+    ON_SERVER = "on_server"
+    FETCHING = "fetching"
+    ENDED = "ended"
+
+
+ACTIVE = frozenset({Stage.SUBMITTING, Stage.ON_SERVER, Stage.FETCHING})
+"""The stages in which a job belongs to a place and somebody must carry it."""
+
+MOVES: Mapping[Stage, frozenset[Stage]] = {
+    Stage.WAITING: frozenset({Stage.SUBMITTING, Stage.ENDED}),
+    Stage.SUBMITTING: frozenset({Stage.WAITING, Stage.ON_SERVER, Stage.ENDED}),
+    Stage.ON_SERVER: frozenset({Stage.WAITING, Stage.FETCHING, Stage.ENDED}),
+    Stage.FETCHING: frozenset({Stage.WAITING, Stage.ENDED}),
+    Stage.ENDED: frozenset(),
+}
+"""The legal moves from stage to stage; staying is always legal but for `ended`, which nothing leaves or changes."""
+
+STATUSES: Mapping[Stage, frozenset[Status]] = {
+    Stage.WAITING: frozenset({Status.QUEUED}),
+    Stage.SUBMITTING: frozenset({Status.QUEUED, Status.CANCELING}),
+    Stage.ON_SERVER: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELING}),
+    Stage.FETCHING: frozenset({Status.RUNNING, Status.CANCELING}),
+    Stage.ENDED: TERMINAL,
+}
+"""The statuses that a job may show in each stage."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a job failed. `traceback` is the node's, without terminal escapes and capped."""
+
+    code: str
+    message: str
+    node_id: str | None = None
+    class_type: str | None = None
+    traceback: str | None = None
+
+
+class Waits(msgspec.Struct, frozen=True):
+    """What a job waits for, in a stable code, a sentence and the next step ("" if there is none), since when."""
+
+    code: str
+    message: str
+    hint: str = ""
+    since: datetime | None = None
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """One output as ComfyUI names it, not trusted: a file for /view (`type` output, temp or input), or `text` itself."""
+
+    node_id: str
+    kind: str
+    filename: str
+    subfolder: str = ""
+    type: str = "output"
+    text: str | None = None
+    cached: bool = False
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One accepted workflow. All times are aware and UTC.
+
+    `id`: lower-case UUID, and ComfyUI's prompt_id; `remote_id` where an old ComfyUI insisted on its own. `tunnel`: the one that was asked for,
+    null for any; `place`: the one it was given to. `executions`: how often ComfyUI is known to have been given the prompt;
+    `losses`: how often it has provably lost it. `attempts`: POSTs since the last loss. `server`: the temp marker of the ComfyUI process that got it.
+    What a job waits for is not stored but asked of the scheduler, because it changes for all of them at once.
+    """
+
+    id: str
+    seq: int
+    revision: int
+    status: Status
+    stage: Stage
+    tunnel: str | None = None
+    place: str | None = None
+    label: str | None = None
+    priority: int = 0
+    created_at: datetime
+    submitted_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    executions: int = 0
+    losses: int = 0
+    attempts: int = 0
+    nodes_total: int = 0
+    cancel_requested: bool = False
+    error: Failure | None = None
+    note: str | None = None
+    retry_of: str | None = None
+    folder: str | None = None
+    server: str | None = None
+    remote_id: str | None = None
+    wanted: tuple[Wanted, ...] = ()
+
+    @property
+    def prompt_id(self) -> str:
+        """The id under which ComfyUI knows the job."""
+        return self.remote_id or self.id
+
+    @property
+    def ended(self) -> bool:
+        return self.stage is Stage.ENDED
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a job on this machine. `kind`: image, video, audio, text, file, latent. `size` in bytes, hashes in
+    lower-case hex, `path` absolute, `cached`: ComfyUI did not compute it again for this job."""
+
+    asset_id: str
+    job_id: str
+    node_id: str
+    name: str
+    kind: str
+    content_type: str
+    size: int
+    blake3: str
+    sha256: str
+    path: str
+    cached: bool = False
+
+
+class NewJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What a submitter asks for. `tunnel` null: any. Higher `priority` runs earlier, -1000 to 1000."""
+
+    workflow: dict[str, Any]
+    tunnel: str | None = None
+    label: str | None = None
+    priority: int = 0
+    retry_of: str | None = None
+
+
+class LiveProgress(msgspec.Struct, frozen=True):
+    """A complete snapshot of a running job, in memory only. `value`: overall fraction, 0 to 1; `step` of `steps` in the current node."""
+
+    value: float
+    nodes_done: int
+    nodes_total: int
+    current_node: str | None = None
+    current_node_class: str | None = None
+    current_node_title: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    message: str | None = None
+
+
+class Preview(msgspec.Struct, frozen=True):
+    """The latest preview picture of a running job; never on disk."""
+
+    node_id: str
+    content_type: str
+    data: bytes
+
+
+class Changes(TypedDict, total=False):
+    """What a move may change beside the revision."""
+
+    status: Status
+    stage: Stage
+    place: str | None
+    priority: int
+    submitted_at: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    executions: int
+    losses: int
+    attempts: int
+    cancel_requested: bool
+    error: Failure | None
+    note: str | None
+    folder: str | None
+    server: str | None
+    remote_id: str | None
+    wanted: tuple[Wanted, ...]
+
+
+class IllegalMoveError(AssertionError):
+    """A move outside the table: a mistake in this program, never the far side's."""
+
+
+def apply(job: Job, changes: Changes, revision: int) -> Job:
+    """The job after a move. A cancel that was asked for is not forgotten: a later `queued` or `running` stays `canceling`.
+
+    Raises IllegalMoveError if the table does not allow the move.
+    """
+    stage = changes.get("stage", job.stage)
+    if job.ended or (stage is not job.stage and stage not in MOVES[job.stage]):
+        raise IllegalMoveError(f"job {job.id}: {job.stage} to {stage} is not a legal move")
+    after: Job = msgspec.structs.replace(job, **{**changes, "revision": revision})
+    if after.cancel_requested and after.status in (Status.QUEUED, Status.RUNNING):
+        after = msgspec.structs.replace(after, status=Status.CANCELING)
+    if after.status not in STATUSES[after.stage]:
+        raise IllegalMoveError(f"job {job.id}: {after.status} is not a status of {after.stage}")
+    return after
