@@ -98,8 +98,12 @@ class Sshd:
     @property
     def known_hosts_line(self) -> str:
         """The line that makes a client trust this server, without a newline."""
+        return self.known_hosts_line_at(self.port)
+
+    def known_hosts_line_at(self, port: int) -> str:
+        """The same for a client that comes through a relay on `port` of this host."""
         kind, blob = self._host_key.export_public_key().decode().split()[:2]
-        return f"[{self.host}]:{self.port} {kind} {blob}"
+        return f"[{self.host}]:{port} {kind} {blob}"
 
     def log(self) -> str:
         """All that the server has logged so far, at VERBOSE unless `extra` says otherwise."""
