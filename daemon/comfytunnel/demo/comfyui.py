@@ -1,0 +1,116 @@
+"""A small ComfyUI stand-in for `comfytunnel demo` and for the tests; also a program of its own.
+
+It behaves like a real 0.33 as far as we rely on it (tests/contract holds the two side by side), good and bad. Each start is a
+new process: queue, history and number are empty and temp/ is wiped, while input/ and output/ below `base` stay. What goes
+wrong on purpose is switched on in `faults`. `python -m comfytunnel.demo.comfyui --port N --base DIR` runs it by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import signal
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from comfytunnel.demo.engine import Engine
+from comfytunnel.demo.faults import Faults
+from comfytunnel.demo.life import Life
+from comfytunnel.demo.nodes import Folders
+
+
+class ComfyUI:
+    """The stand-in. `executions` and `prompts_received` count over restarts; everything else dies with the process."""
+
+    def __init__(self, base: Path, *, version: str = "0.33.0") -> None:
+        self.base = base.absolute()
+        self.version = version
+        self.faults = Faults()
+        self.executions: list[str] = []
+        self.prompts_received = 0
+        self.port = 0
+        self._host = ""
+        self._folders = Folders(self.base)
+        self._life: Life | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._host}:{self.port}"
+
+    @property
+    def engine(self) -> Engine:
+        """Queue and history of the process that runs now; raises RuntimeError when none does."""
+        if self._life is None:
+            raise RuntimeError("the stand-in is not running: call start() first")
+        return self._life.engine
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
+        """Begin a new process: empty queue and history, number 0, temp/ wiped. Returns the bound port (0: any free one)."""
+        if self._life is not None:
+            raise RuntimeError("the stand-in runs already: call stop() or restart()")
+        shutil.rmtree(self.base / "temp", ignore_errors=True)
+        for name in ("input", "output", "temp"):
+            (self.base / name).mkdir(parents=True, exist_ok=True)
+        self._host = host
+        self._life = Life(
+            self._folders,
+            self.faults,
+            version=self.version,
+            started=self.executions.append,
+            posted=self._count,
+        )
+        self.port = await self._life.begin(host, port)
+        return self.port
+
+    async def stop(self) -> None:
+        """End the process as a kill does: connections are closed, a running job is gone. The port is free afterwards."""
+        life, self._life = self._life, None
+        if life is not None:
+            await life.end()
+
+    async def restart(self) -> None:
+        """A new process on the same port."""
+        await self.stop()
+        await self.start(self._host or "127.0.0.1", self.port)
+
+    def _count(self) -> None:
+        self.prompts_received += 1
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+async def _serve(host: str, port: int, base: Path, version: str) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    comfyui = ComfyUI(base, version=version)
+    await comfyui.start(host, port)
+    print(f"listening on {comfyui.url}", flush=True)
+    await stop.wait()
+    await comfyui.stop()
+
+
+def main() -> None:
+    """Run the stand-in in the foreground until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(
+        prog="python -m comfytunnel.demo.comfyui", description="A ComfyUI stand-in."
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: any free one")
+    parser.add_argument("--base", type=Path, required=True, help="folder for input/, output/ and temp/")
+    parser.add_argument("--version", default="0.33.0", help="the ComfyUI version to play")
+    given = parser.parse_args()
+    asyncio.run(_serve(given.host, given.port, given.base, given.version))
+
+
+if __name__ == "__main__":
+    main()
