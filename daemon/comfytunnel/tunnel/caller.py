@@ -1,0 +1,261 @@
+"""One caller at the door: held until there is a channel, then spliced to it, byte for byte and in both directions.
+
+Nothing of a caller is sent before its channel is confirmed, so a caller whose link dies before that is simply held again. After
+that nothing is ever sent twice: when the link dies under it, the caller is reset at once. A caller that has closed its side while it was
+held has left, and is never delivered (a job's POST that gave up must not run later). When there is no hope, a caller
+that speaks HTTP gets a 503 with the reason, any other is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import select
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+import structlog
+
+from comfytunnel.tunnel.dial import reset_on_close
+from comfytunnel.tunnel.link import Channel, ChannelRefused, Link, LinkError
+from comfytunnel.tunnel.state import Cause, Code, Phase
+
+if TYPE_CHECKING:
+    from comfytunnel.tunnel.door import Door
+    from comfytunnel.tunnel.driver import View
+
+log = structlog.get_logger(__name__)
+
+EARLY_LIMIT = 64 << 10  # bytes kept of a caller that has no channel yet; then its socket is not read
+_WRITE_LIMIT = 1 << 20  # bytes on their way to a slow caller before its channel is no longer read
+_FIRST_BYTES = 1.0  # seconds that a caller without hope gets to show that it speaks HTTP
+_DRAIN = 2.0  # seconds that it gets to read its 503
+_RETRY_AFTER = 5  # seconds
+# Linux tells of a FIN behind unread bytes; elsewhere only of what is hung up on both sides.
+_HUNG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+_HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT) \S")
+
+
+class Caller(asyncio.Protocol):
+    """The near side, as asyncio sees it. Its far side is `_Far`."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # until connection_made
+        self._channel: Channel | None = None
+        self._early = bytearray()
+        self._eof = False
+        self._refused = False
+        self._news = asyncio.Event()  # more bytes, or the end of them, from a caller without channel
+        self._serving: asyncio.Task[None] | None = None
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+
+    # --- near side --------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_LIMIT)
+        if not self._door.admit(self):
+            self.reset()
+            return
+        self._serving = self._loop.create_task(self._serve(), name=f"{self._door.name}/caller")
+
+    def data_received(self, data: bytes) -> None:
+        if self._channel is not None:
+            self._door.tally.bytes_out += len(data)
+            self._channel.write(data)
+        elif not self._refused:
+            self._early += data
+            self._news.set()
+            if len(self._early) >= EARLY_LIMIT:
+                self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        self._news.set()
+        if self._channel is not None:
+            self._channel.write_eof()
+        return not self._door.is_held(
+            self
+        )  # a held caller has left; of any other the other direction stays open
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._serving is not None:
+            self._serving.cancel()
+        if self._channel is not None:
+            self._channel.close() if exc is None else self._channel.abort()
+            self._channel = None
+        self._door.leave(self)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def pause_writing(self) -> None:
+        if self._channel is not None:
+            self._channel.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._channel is not None:
+            self._channel.resume_reading()
+
+    def close(self) -> None:
+        """Close once what is on its way to the caller has been sent."""
+        self._transport.close()
+
+    def forget_channel(self) -> None:
+        """The channel is closed for good."""
+        self._channel = None
+
+    def reset(self) -> None:
+        """Close with RST: what the caller was promised will not come."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
+            reset_on_close(sock)
+        self._transport.abort()
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        try:
+            outcome = await self._wait_for_channel()
+            self._door.holds(self, False)
+            if isinstance(outcome, Cause):
+                await self._refuse(outcome)
+            elif outcome is None:
+                self.reset()
+            else:
+                self._splice(outcome)
+        except Exception:
+            log.exception("caller", tunnel=self._door.name)
+            self.reset()  # a fault of ours must not leave a caller hanging
+            raise
+
+    async def _wait_for_channel(self) -> Channel | Cause | None:
+        """A channel, or why there will be none; None if the caller has left while it was held."""
+        dead: Link | None = None
+
+        def decided(view: View) -> bool:
+            hopeless = view.tunnel.phase in (Phase.DOWN, Phase.HALTED)
+            return hopeless or (view.link is not None and view.link is not dead)
+
+        try:
+            async with asyncio.timeout(self._door.hold):
+                while True:
+                    if not decided(self._door.view.value):
+                        self._door.holds(self, True)
+                        await self._door.view.until(decided)
+                        if self._has_left():
+                            return None
+                    link = self._door.view.value.link
+                    if link is None:
+                        return _why(self._door.view.value)
+                    try:
+                        return await link.open(_Far(self, self._transport, self._door))
+                    except LinkError:
+                        dead = link
+                    except ChannelRefused as refused:
+                        return refused.cause
+        except TimeoutError:
+            return _why(self._door.view.value)
+
+    def _has_left(self) -> bool:
+        """Whether a caller that was held has closed its side, even behind bytes that we have not read."""
+        sock = self._transport.get_extra_info("socket")
+        if self._eof or sock is None or sock.fileno() < 0:
+            return True
+        poll = select.poll()
+        poll.register(sock.fileno(), _HUNG_UP)
+        return bool(poll.poll(0))
+
+    def _splice(self, channel: Channel) -> None:
+        self._channel = channel
+        self._door.tally.bytes_out += len(self._early)
+        if self._early:
+            channel.write(bytes(self._early))
+            self._early = bytearray()
+        if self._eof:
+            channel.write_eof()
+        self._transport.resume_reading()
+        channel.resume_reading()
+
+    # --- no hope ----------------------------------------------------------------------------------------------------
+
+    async def _refuse(self, cause: Cause) -> None:
+        """503 with the reason for a caller that speaks HTTP, a plain close for any other."""
+        await self._until_news(_FIRST_BYTES, lambda: bool(self._early))
+        if not _HTTP.match(self._early):
+            self.close()
+            return
+        self._transport.write(_unavailable(cause))
+        self._transport.write_eof()
+        self._refused, self._early = True, bytearray()
+        self._transport.resume_reading()
+        await self._until_news(
+            _DRAIN, lambda: self._eof
+        )  # closing with unread bytes would destroy the answer on its way
+        self.close()
+
+    async def _until_news(self, deadline: float, enough: Callable[[], bool]) -> None:
+        try:
+            async with asyncio.timeout(deadline):
+                while not enough() and not self._eof:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            return
+
+
+class _Far:
+    """What the channel's bytes go into: see link.Sink."""
+
+    def __init__(self, caller: Caller, transport: asyncio.Transport, door: Door) -> None:
+        self._caller = caller
+        self._transport = transport
+        self._door = door
+        self._complete = False
+
+    def data_received(self, data: bytes) -> None:
+        self._door.tally.bytes_in += len(data)
+        self._transport.write(data)
+
+    def eof_received(self) -> None:
+        self._complete = True
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def channel_lost(self, *, clean: bool) -> None:
+        self._caller.forget_channel()
+        if clean or self._complete:
+            self._caller.close()
+        else:
+            self._door.tally.lost += 1
+            self._caller.reset()
+
+    def pause_writing(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._transport.resume_reading()
+
+
+def _why(view: View) -> Cause:
+    if view.tunnel.phase is Phase.DOWN:
+        return Cause(Code.DOWN_ON_PURPOSE)
+    return view.tunnel.cause or Cause(Code.CONNECT_TIMEOUT, "The tunnel is still connecting.")
+
+
+def _unavailable(cause: Cause) -> bytes:
+    """A whole HTTP response. The header tells our own clients that nothing has reached ComfyUI."""
+    error = {"code": cause.code.value, "message": cause.message, "details": {"hint": cause.hint}}
+    body = json.dumps({"error": error}, indent=2).encode() + b"\n"
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\n"
+        "Server: comfytunnel\r\n"
+        f"X-Comfytunnel-Cause: {cause.code.value}\r\n"
+        f"Retry-After: {_RETRY_AFTER}\r\n"
+        "Content-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode() + body

@@ -1,0 +1,237 @@
+"""The local listener: bound once, open through every reconnect. It holds callers while there is no link.
+
+The door asks only whether there is a link, never how ComfyUI feels. A port that is taken is a cause and is tried again every
+5 s; one address in trouble does not close the other. Accepting ends first on stop; open calls get a moment to finish. What one
+caller goes through is in caller.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from comfytunnel.config import Endpoint, Tcp
+from comfytunnel.feed import Feed
+from comfytunnel.tunnel.caller import Caller
+from comfytunnel.tunnel.driver import View
+from comfytunnel.tunnel.holder import holder_of
+from comfytunnel.tunnel.state import Cause, Code
+
+log = structlog.get_logger(__name__)
+
+BIND_AGAIN = 5.0  # seconds between tries for a port that is taken
+BACKLOG = 1024  # callers that the kernel keeps for us while the loop is busy
+CALLERS_MOST = 4096  # open callers; more is a runaway program, and each may hold memory
+STOP_GRACE = 1.5  # seconds that open calls get on stop
+
+
+@dataclass(frozen=True, slots=True)
+class Doorway:
+    """What is bound now, and what keeps the rest from being bound."""
+
+    listening: tuple[str, ...] = ()
+    cause: Cause | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counters since the daemon's start; bytes are payload. Written by the door and its callers only."""
+
+    callers: int = 0
+    held: int = 0
+    lost: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class Door:
+    """One tunnel's door. run() is called once; cancel it to stop."""
+
+    def __init__(
+        self,
+        name: str,
+        endpoints: tuple[Endpoint, ...],
+        view: Feed[View],
+        *,
+        hold: float,
+        on_held: Callable[[bool], None],
+    ) -> None:
+        self.name = name
+        self.view = view
+        self.hold = hold
+        self.tally = Tally()
+        self.state: Feed[Doorway] = Feed(Doorway())
+        self._endpoints = endpoints
+        self._on_held = on_held
+        self._callers: set[Caller] = set()
+        self._held: set[Caller] = set()
+        self._causes: dict[Endpoint, Cause] = {}
+        self._servers: dict[Endpoint, asyncio.Server] = {}
+
+    @property
+    def open_callers(self) -> int:
+        return len(self._callers)
+
+    @property
+    def held_callers(self) -> int:
+        return len(self._held)
+
+    async def run(self) -> None:
+        """Bind what can be bound, keep trying for the rest, serve until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for endpoint in self._endpoints:
+                    group.create_task(self._keep_bound(endpoint), name=f"{self.name}/bind {endpoint}")
+                await asyncio.Event().wait()  # until cancelled: the listeners work by callbacks
+        finally:
+            for server in self._servers.values():
+                server.close()
+            await self._let_out()
+
+    async def _keep_bound(self, endpoint: Endpoint) -> None:
+        while True:
+            try:
+                listener = _bind(endpoint)
+            except OSError as error:
+                cause = await asyncio.to_thread(_why, endpoint, error)
+                if cause is None:
+                    return  # this machine has no such address family: the other one serves
+                if cause != self._causes.get(endpoint):
+                    log.warning(
+                        "port",
+                        tunnel=self.name,
+                        cause=cause.code.value,
+                        message=cause.message,
+                        hint=cause.hint,
+                    )
+                self._announce(endpoint, cause)
+                await asyncio.sleep(BIND_AGAIN)
+            else:
+                await self._serve(endpoint, listener)
+                return
+
+    async def _serve(self, endpoint: Endpoint, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        factory = partial(Caller, self)
+        if isinstance(endpoint, Tcp):
+            self._servers[endpoint] = await loop.create_server(factory, sock=listener, backlog=BACKLOG)
+        else:
+            self._servers[endpoint] = await loop.create_unix_server(factory, sock=listener, backlog=BACKLOG)
+        self._announce(endpoint, None)
+
+    def _announce(self, endpoint: Endpoint, cause: Cause | None) -> None:
+        self._causes.pop(endpoint, None)
+        if cause is not None:
+            self._causes[endpoint] = cause
+        listening = tuple(str(bound) for bound in self._endpoints if bound in self._servers)
+        self.state.set(Doorway(listening, next(iter(self._causes.values()), None)))
+
+    # --- callers ----------------------------------------------------------------------------------------------------
+
+    def admit(self, caller: Caller) -> bool:
+        """A caller has connected. False: there are too many."""
+        self.tally.callers += 1
+        if len(self._callers) >= CALLERS_MOST:
+            return False
+        self._callers.add(caller)
+        return True
+
+    def is_held(self, caller: Caller) -> bool:
+        return caller in self._held
+
+    def holds(self, caller: Caller, held: bool) -> None:
+        """`caller` waits for a link, or not any more."""
+        before = bool(self._held)
+        if held and caller not in self._held:
+            self.tally.held += 1
+            self._held.add(caller)
+        elif not held:
+            self._held.discard(caller)
+        if bool(self._held) != before:
+            self._on_held(bool(self._held))
+
+    def leave(self, caller: Caller) -> None:
+        """The caller's connection is closed."""
+        self.holds(caller, False)
+        self._callers.discard(caller)
+
+    async def _let_out(self) -> None:
+        """Callers that wait are sent away, calls that run may end; what is left after the grace is reset."""
+        endings = [caller.ended for caller in self._callers]
+        for caller in list(self._held):
+            caller.close()  # it tries again, with the daemon that comes after us
+        if endings:
+            await asyncio.wait(endings, timeout=STOP_GRACE)
+        for caller in list(self._callers):
+            caller.reset()
+
+
+def _bind(endpoint: Endpoint) -> socket.socket:
+    """A bound, non-blocking socket that does not listen yet. Raises OSError."""
+    if not isinstance(endpoint, Tcp):
+        return _bind_unix(endpoint.path)
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((endpoint.host, endpoint.port))
+        listener.listen(BACKLOG)  # two programs may bind a port, only one may listen: find out here
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        if path.is_socket() and _is_stale(path):
+            path.unlink()
+        listener.bind(str(path))
+        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _is_stale(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == errno.ECONNREFUSED
+
+
+def _why(endpoint: Endpoint, error: OSError) -> Cause | None:
+    """What a failed bind means; None if it is only an address family that this machine does not have."""
+    if (
+        error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+        and isinstance(endpoint, Tcp)
+        and ":" in endpoint.host
+    ):
+        return None
+    cause = Cause(Code.PORT_IN_USE, f"{endpoint}: {error.strerror}.")
+    if error.errno != errno.EADDRINUSE or not isinstance(endpoint, Tcp):
+        return replace(cause, advice="Choose another `listen` in the config.")
+    holder = holder_of(endpoint.port)
+    if holder is None:
+        return replace(
+            cause,
+            advice=f"Find it with `ss -ltnp 'sport = {endpoint.port}'`; once it is stopped I take over by myself.",
+        )
+    return replace(
+        cause,
+        detail=f"{endpoint} is held by process {holder}.",
+        advice=f"Stop it (kill {holder.split()[0]}), I take over by myself.",
+    )

@@ -1,0 +1,172 @@
+"""Runs the machine: an inbox of events, and one slot each for the link, the question and the timer.
+
+The driver decides nothing. It takes one event after the other, steps the machine, carries out the effects in order and
+publishes the record with the live link. A slot holds at most one task; to fill it is to cancel what was in it. All tasks
+belong to run()'s TaskGroup, so cancelling run() aborts the link and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from comfytunnel.feed import Feed
+from comfytunnel.tunnel.link import Link, LinkError, Opener
+from comfytunnel.tunnel.machine import Policy, step
+from comfytunnel.tunnel.state import (
+    Answered,
+    Ask,
+    Demand,
+    DropLink,
+    Effect,
+    Elapsed,
+    Event,
+    Lost,
+    Opened,
+    OpenLink,
+    Phase,
+    Timer,
+    Tunnel,
+    Unanswered,
+)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What readers see: the machine's record, and the link if it may be used for new channels now."""
+
+    tunnel: Tunnel
+    link: Link | None = None
+
+
+class Driver:
+    """One tunnel's driver. `tell` may be called at any time from the event loop; run() is called once."""
+
+    def __init__(
+        self,
+        name: str,
+        opener: Opener,
+        policy: Policy | None = None,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._name = name
+        self._opener = opener
+        self._policy = policy or Policy()
+        self._clock = clock or asyncio.get_running_loop().time
+        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        self._demands: set[str] = set()
+        self._live: tuple[int, Link] | None = None
+        self._slots: dict[str, asyncio.Task[None]] = {}
+        self.view: Feed[View] = Feed(View(Tunnel(since=self._clock())))
+
+    def tell(self, event: Event) -> None:
+        """Put an event into the inbox. Never blocks."""
+        self._inbox.put_nowait(event)
+
+    def demand(self, source: str, waiting: bool) -> None:
+        """`source` has somebody who waits for the link, or not any more. The machine hears of the sum."""
+        before = bool(self._demands)
+        (self._demands.add if waiting else self._demands.discard)(source)
+        if bool(self._demands) != before:
+            self.tell(Demand(bool(self._demands)))
+
+    def aim(self, opener: Opener, policy: Policy) -> None:
+        """Use another endpoint for the links to come. The caller tells ConfigChanged if the present one must go."""
+        self._opener, self._policy = opener, policy
+
+    async def run(self) -> None:
+        """Take events for ever. Cancel it to stop; the link is aborted then."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                event = await self._inbox.get()
+                before = self.view.value.tunnel
+                after, effects = step(before, event, self._clock(), self._policy)
+                for effect in effects:
+                    self._carry_out(effect, group)
+                link = self._live[1] if self._live and self._live[0] == after.link else None
+                self.view.set(View(after, link if after.phase is Phase.UP else None))
+                self._log(before, after, event)
+
+    # --- effects ----------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, effect: Effect, group: asyncio.TaskGroup) -> None:
+        match effect:
+            case OpenLink(link):
+                self._fill("link", self._hold(link), group)
+            case DropLink():
+                self._live = None
+                self._empty("link")
+                self._empty("question")
+            case Ask(ask, after, deadline):
+                if self._live is not None:
+                    self._fill("question", self._question(self._live[1], ask, after, deadline), group)
+            case Timer(ask, seconds):
+                self._fill("timer", self._timer(ask, seconds), group)
+
+    def _fill(self, slot: str, work: Coroutine[Any, Any, None], group: asyncio.TaskGroup) -> None:
+        self._empty(slot)
+        self._slots[slot] = group.create_task(work, name=f"{self._name}/{slot}")
+
+    def _empty(self, slot: str) -> None:
+        task = self._slots.pop(slot, None)
+        if task is not None:
+            task.cancel()
+
+    async def _hold(self, number: int) -> None:
+        """One link's whole life. Says Opened at most once and Lost exactly once, unless it is cancelled."""
+        try:
+            async with self._opener() as link:
+                self._live = (number, link)
+                self.tell(Opened(number, link.rtt))
+                cause = await link.ended()
+        except LinkError as error:
+            cause = error.cause
+        self.tell(Lost(number, cause))
+
+    async def _question(self, link: Link, ask: int, after: float, deadline: float) -> None:
+        try:
+            await link.silence(after)
+            rtt = await link.ask(deadline)
+        except TimeoutError:
+            self.tell(Unanswered(ask))
+        except LinkError:
+            pass  # the task that holds the link says Lost, with the cause
+        else:
+            self.tell(Answered(ask, rtt))
+
+    async def _timer(self, ask: int, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.tell(Elapsed(ask))
+
+    # --- what people read -------------------------------------------------------------------------------------------
+
+    def _log(self, before: Tunnel, after: Tunnel, event: Event) -> None:
+        """One line for each change of phase; a try that fails as the one before did is only worth a debug line."""
+        if before.phase is after.phase and before.link == after.link:
+            return
+        bad = after.cause is not None and after.phase not in (Phase.UP, Phase.DOWN)
+        repeated = (
+            bad
+            and before.cause is not None
+            and after.cause is not None
+            and before.cause.code == after.cause.code
+        )
+        routine = after.phase is Phase.CONNECTING or (
+            before.phase is Phase.DOUBTFUL and after.phase is Phase.UP
+        )
+        level = "debug" if repeated or routine else "warning" if bad else "info"
+        fields: dict[str, Any] = {
+            "tunnel": self._name,
+            "phase": after.phase.value,
+            "because": type(event).__name__,
+        }
+        if bad and after.cause is not None:
+            fields |= {"cause": after.cause.code.value, "message": after.cause.message}
+        getattr(log, level)("tunnel", **fields)

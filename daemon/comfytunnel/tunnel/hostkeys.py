@@ -1,0 +1,126 @@
+"""Who the far side is: host keys as known_hosts holds them, recorded on first use, "changed" told apart from "unknown".
+
+Follows OpenSSH: a host on another port than 22 is `[host]:port`, a line for the bare host counts for it only if the key is the
+same, addresses are not looked up (CheckHostIP no), an alias stands alone without a port. Lines that cannot be read are passed
+over, never rewritten; recording appends one line and touches nothing else. No network here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncssh
+
+from comfytunnel.tunnel.state import Cause, Code
+
+SSH_PORT = 22
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What known_hosts says about one name. `bare`: keys of the same host without the port."""
+
+    keys: tuple[asyncssh.SSHKey, ...] = ()
+    bare: tuple[asyncssh.SSHKey, ...] = ()
+    authorities: tuple[asyncssh.SSHKey, ...] = ()
+    revoked: tuple[asyncssh.SSHKey, ...] = ()
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """Signature algorithms of the known keys: to be offered first, or a server with several keys shows another."""
+        names = [name.decode("ascii") for key in (*self.keys, *self.bare) for name in key.sig_algorithms]
+        return tuple(dict.fromkeys(names))
+
+
+class HostKeys:
+    """One known_hosts file and one policy ("accept-new", "ask", "strict"). The file is read anew for each question."""
+
+    def __init__(self, path: Path, policy: str) -> None:
+        self._path = path
+        self._policy = policy
+
+    def known(self, name: str) -> Known:
+        """Look `name` up (see `name_of`). A missing file knows nothing; an unreadable one raises OSError."""
+        entries = asyncssh.known_hosts.SSHKnownHosts()
+        try:
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return Known()
+        for line in text.splitlines():
+            try:
+                entries.load(line)
+            except ValueError:
+                continue  # not a known_hosts line of any kind; ssh passes over it too
+        keys, authorities, revoked = entries.match(name, "", None)[:3]
+        host = name[1:].partition("]:")[0] if name.startswith("[") else ""
+        bare, more_authorities, more_revoked = entries.match(host, "", None)[:3] if host else ((), (), ())
+        return Known(tuple(keys), tuple(bare), (*authorities, *more_authorities), (*revoked, *more_revoked))
+
+    def judge(self, name: str, key: asyncssh.SSHKey) -> Cause | None:
+        """None if `key` may be trusted for `name`, after recording it where the policy says so; else why not."""
+        try:
+            known = self.known(name)
+        except OSError as error:
+            return Cause(Code.HOST_KEY_UNKNOWN, f"{self._path} cannot be read: {error.strerror}.")
+        offered = fingerprint(key)
+        if key in known.revoked:
+            return Cause(Code.HOST_KEY_CHANGED, f"The key {offered} is marked as revoked in {self._path}.")
+        if key in known.keys or key in known.bare:
+            return None
+        if known.keys:
+            return Cause(
+                Code.HOST_KEY_CHANGED,
+                f"Known for {name}: {_list(known.keys)}. Offered: {offered}.",
+                f"Expected when a new instance has taken over the port; otherwise somebody may be in between. "
+                f"If you trust it: ssh-keygen -R '{name}' -f {self._path}, then `comfytunnel reconnect`.",
+            )
+        if self._policy != "accept-new":
+            return Cause(
+                Code.HOST_KEY_UNKNOWN,
+                f'{name} offered {offered}; host_key = "{self._policy}" in the config.',
+            )
+        try:
+            self._record(name, key)
+        except OSError as error:
+            return Cause(
+                Code.HOST_KEY_UNKNOWN,
+                f"{offered} could not be recorded in {self._path}: {error.strerror}.",
+                "Make the file writable: a key that is not recorded could not be compared the next time.",
+            )
+        return None
+
+    def _record(self, name: str, key: asyncssh.SSHKey) -> None:
+        folder = self._path.parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        algorithm, data = key.export_public_key("openssh").decode("ascii").split()[:2]
+        line = f"{name} {algorithm} {data}\n".encode()
+        handle = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(handle).st_size
+            if size and os.pread(handle, 1, size - 1) != b"\n":
+                line = b"\n" + line  # an editor left the last line open
+            os.write(
+                handle, line
+            )  # one write to an O_APPEND file: two daemons and an ssh do not mix their lines
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def name_of(host: str, port: int, alias: str | None = None) -> str:
+    """The name under which known_hosts holds a host (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
+    if alias:
+        return alias
+    return host.lower() if port == SSH_PORT else f"[{host.lower()}]:{port}"
+
+
+def fingerprint(key: asyncssh.SSHKey) -> str:
+    """SHA256:..., as ssh shows it."""
+    return key.get_fingerprint()
+
+
+def _list(keys: Sequence[asyncssh.SSHKey]) -> str:
+    return ", ".join(fingerprint(key) for key in keys)

@@ -1,0 +1,52 @@
+"""Which private keys are offered: named files are checked before anything is sent, so that a bad one has its own cause.
+
+Without named files asyncssh does what ssh would try: IdentityFile of ssh_config, the default names, the agent. An encrypted
+file needs the agent: the daemon has nobody to ask for a passphrase, and keeps none.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import asyncssh
+
+from comfytunnel.tunnel.link import LinkError
+from comfytunnel.tunnel.state import Cause, Code
+
+
+def check(files: Sequence[Path], *, has_agent: bool) -> list[str]:
+    """The paths that asyncssh may load, in order; encrypted ones are left to the agent. Blocks on the disk.
+
+    Raises LinkError (key_unreadable) for a file that is missing, that others may read, that is no key, or that is encrypted
+    while there is no agent.
+    """
+    return [str(path) for path in files if not _is_encrypted(path, has_agent=has_agent)]
+
+
+def _is_encrypted(path: Path, *, has_agent: bool) -> bool:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_IMODE(mode) & 0o077:
+            raise _unreadable(
+                f"Others may read {path} (mode {stat.S_IMODE(mode):04o}), so ssh and we refuse it.",
+                f"chmod 600 {path}",
+            )
+        asyncssh.read_private_key(path)
+    except OSError as error:
+        raise _unreadable(f"{path}: {error.strerror}.", "Name the right file in `identity_file`.") from error
+    except asyncssh.KeyEncryptionError as error:
+        if has_agent:
+            return True
+        raise _unreadable(
+            f"{path} is encrypted and there is no agent.",
+            "Load it with ssh-add and give the agent's socket as `agent`, or make a key without a passphrase.",
+        ) from error
+    except asyncssh.KeyImportError as error:
+        raise _unreadable(f"{path} is not a private key: {error}.", "Name the file without .pub.") from error
+    return False
+
+
+def _unreadable(detail: str, advice: str) -> LinkError:
+    return LinkError(Cause(Code.KEY_UNREADABLE, detail, advice))
