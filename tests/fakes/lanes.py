@@ -59,7 +59,7 @@ class Lane:
         self.line = line
         self.source: asyncio.Transport | None = None
         self.sink: asyncio.Transport | None = None
-        self.blocked = False  # the sink's socket takes no more at the moment
+        self.blocked = True  # there is no sink yet, or its socket takes no more at the moment
         self.waiting: deque[tuple[float, bytes]] = deque()  # when it is due, and the bytes; none: FIN
         self.size = 0  # bytes in `waiting`
         self.timer: asyncio.TimerHandle | None = None
@@ -136,6 +136,7 @@ class Side(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.lane.source = self.back.sink = transport
+        self.back.blocked = False
         transport.set_write_buffer_limits(0)  # what waits, waits in the lane, so a FIN finds an empty buffer
         self.connection.joined(transport)
 
@@ -190,17 +191,16 @@ class Connection:
         if self.relay.resets_new:
             self.reset()
         elif not self.swallowed:
-            transport.pause_reading()
-            self.connecting = asyncio.get_running_loop().create_task(self._connect(transport))
+            self.connecting = asyncio.get_running_loop().create_task(self._connect())
 
-    async def _connect(self, near: asyncio.Transport) -> None:
+    async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             await loop.create_connection(lambda: self.far, "127.0.0.1", self.relay.target_port)
         except OSError:
             self.reset()  # the nearest thing to "refused" once the caller has been accepted
         else:
-            near.resume_reading()
+            self.near.lane.flush()  # what came meanwhile; pausing in connection_made fails on CPython 3.11.2
 
     def reset_arrived(self) -> None:
         """One side's RST has come to the other."""

@@ -19,14 +19,16 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NamedTuple, NoReturn, Self
 
 import asyncssh
 
 START_DEADLINE = 5.0  # seconds; listening takes 15 ms, a loaded machine some hundred
+STOP_DEADLINE = 2.0  # seconds; SIGSTOP takes microseconds
 POLL = 0.005  # seconds between two looks at a process or a file, which have no event to wait for
 PORT_TRIES = 5  # a free port can be taken by somebody else between our look and sshd's bind
 
@@ -118,7 +120,7 @@ class Sshd:
     def sessions(self) -> list[int]:
         """Process ids of the connections' first processes, logged in or not yet; one per connection."""
         listener = self._pid()
-        return [pid for pid, parent in _processes() if parent == listener]
+        return [process.pid for process in _processes() if process.parent == listener]
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -156,7 +158,7 @@ class Sshd:
             return
         if process.returncode is None:
             os.kill(process.pid, signal.SIGSTOP)  # no new children while the old ones are killed
-            _kill_all(_descendants(process.pid))
+            _kill_below(process.pid)
             process.kill()
         await process.wait()
 
@@ -169,22 +171,18 @@ class Sshd:
     async def cut(self) -> int:
         """Kills the processes of all connections (the kernel closes the sockets); returns how many."""
         victims = self.sessions
-        _kill_all(_descendants(self._pid()))
+        _kill_below(self._pid())
         self._frozen.clear()
         await self._until(lambda: not set(victims) & set(self.sessions), "lose its connections")
         return len(victims)
 
-    def freeze(self) -> int:
+    def freeze(self) -> None:
         """Stops all present connections (SIGSTOP): sockets stay open, nothing moves. New ones are served."""
-        found = _descendants(self._pid())
-        for pid in found:
-            _signal(pid, signal.SIGSTOP)
-        self._frozen |= found
-        return len(found)
+        self._frozen |= _stop_below(self._pid())
 
     def thaw(self) -> None:
         """Lets the frozen connections go on (SIGCONT)."""
-        for pid in self._frozen & _descendants(self._pid()):
+        for pid in self._frozen & set(_descendants(self._pid())):
             _signal(pid, signal.SIGCONT)
         self._frozen.clear()
 
@@ -289,40 +287,57 @@ def _punishes_addresses() -> bool:
     return b"PerSourcePenalties" not in told.stderr
 
 
-def _processes() -> list[tuple[int, int]]:
-    """(process id, parent's id) of all living processes: /proc, or ps where there is none (macOS)."""
+class _Process(NamedTuple):
+    pid: int
+    state: str  # T: stopped
+    parent: int
+
+
+def _processes() -> list[_Process]:
+    """All living processes: from /proc, or from ps where there is none (macOS)."""
     if not Path("/proc/self/stat").exists():
-        listing = subprocess.run(
-            ["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True
+        told = subprocess.run(
+            ["ps", "-A", "-o", "pid=,state=,ppid="], capture_output=True, text=True, check=True
         )
-        rows = [line.split() for line in listing.stdout.splitlines()]
-        return [(int(row[0]), int(row[1])) for row in rows if not row[2].startswith("Z")]
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                # the program's name stands in brackets and may hold anything, brackets too
-                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # it has ended since the listing
-            if state != "Z":
-                found.append((int(folder.name), int(parent)))
-    return found
+        rows = [line.split() for line in told.stdout.splitlines()]
+    else:
+        rows = []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended since the listing
+                    # the program's name stands in brackets and may hold anything, brackets too
+                    rows.append([folder.name, *(folder / "stat").read_text().rpartition(")")[2].split()[:2]])
+    return [_Process(int(pid), state[0], int(parent)) for pid, state, parent in rows if state[0] != "Z"]
 
 
-def _descendants(root: int) -> set[int]:
-    """All processes below `root`: with privilege separation a connection has two, and its commands more."""
+def _descendants(root: int) -> dict[int, str]:
+    """State of each process below `root`: with privilege separation a connection has two or three."""
     table = _processes()
-    found: set[int] = set()
+    found: dict[int, str] = {}
     layer = {root}
     while layer:
-        layer = {pid for pid, parent in table if parent in layer} - found
-        found |= layer
+        below = [process for process in table if process.parent in layer and process.pid not in found]
+        found |= {process.pid: process.state for process in below}
+        layer = {process.pid for process in below}
     return found
 
 
-def _kill_all(pids: set[int]) -> None:
-    for pid in pids:
+def _stop_below(root: int) -> set[int]:
+    """Stops every process below `root` and returns once all have stopped: a fork in flight would slip through."""
+    end = time.monotonic() + STOP_DEADLINE
+    while True:
+        found = _descendants(root)
+        running = [pid for pid, state in found.items() if state != "T"]
+        if not running:
+            return set(found)
+        if time.monotonic() > end:
+            raise RuntimeError(f"processes {running} do not stop")
+        for pid in running:
+            _signal(pid, signal.SIGSTOP)
+
+
+def _kill_below(root: int) -> None:
+    for pid in _stop_below(root):  # stopped first, or a child born meanwhile would outlive its parent
         _signal(pid, signal.SIGKILL)
 
 
