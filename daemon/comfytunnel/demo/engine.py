@@ -166,6 +166,8 @@ class _Execution:
         self._message("execution_start")
         keys = signatures(self.prompt, self.folders)
         self._results = {node: engine._cache[key] for node, key in keys.items() if key in engine._cache}
+        # What this workflow does not use is forgotten: so 0.33 does on machines with less than 128 GB (measured).
+        engine._cache = {keys[node]: cached for node, cached in self._results.items()}
         self._message("execution_cached", nodes=list(self._results))
         order = Order(self.prompt, self._wanted, set(self._results))
         while (node := order.take()) is not None:

@@ -11,7 +11,7 @@ import mimetypes
 import os
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 from PIL import Image
 
 from comfytunnel.demo.faults import Faults
@@ -60,27 +60,41 @@ class Files:
 
     async def upload(self, request: web.Request) -> web.Response:
         """Store a multipart `image`; the answer's name is the one to use from then on."""
-        post = await request.post()
-        kind = post.get("type", "input")
-        folder = self._folders.of(kind) if isinstance(kind, str) else None
+        fields, name, body = await _parts(request)
+        kind = fields.get("type", "input")
+        folder = self._folders.of(kind)
         if folder is None:
             raise ValueError(f"no folder for the type {kind!r}")  # the real one, too, answers 500
-        image = post.get("image")
-        if not isinstance(image, web.FileField) or not image.filename:
+        if not name:
             return web.Response(status=400)
-        subfolder = str(post.get("subfolder", ""))
-        target = Path(os.path.abspath(folder / subfolder / image.filename))  # noqa: PTH100 (as in view)
+        subfolder = fields.get("subfolder", "")
+        target = Path(os.path.abspath(folder / subfolder / name))  # noqa: PTH100 (as in view)
         if not target.is_relative_to(folder):
             return web.Response(status=400)
         target.parent.mkdir(parents=True, exist_ok=True)
-        body = image.file.read()
-        if post.get("overwrite") not in ("true", "1"):
+        if fields.get("overwrite") not in ("true", "1"):
             wished, number = target, 1
             while target.exists() and target.read_bytes() != body:
                 target = wished.with_name(f"{wished.stem} ({number}){wished.suffix}")
                 number += 1
         target.write_bytes(body)
         return web.json_response({"name": target.name, "subfolder": subfolder, "type": kind})
+
+
+async def _parts(request: web.Request) -> tuple[dict[str, str], str, bytes]:
+    """(text fields, name of the `image`, its bytes) of a form; an upload that is cut short raises."""
+    fields: dict[str, str] = {}
+    name, body = "", b""
+    if not request.content_type.startswith("multipart/"):
+        return fields, name, body
+    async for part in await request.multipart():
+        if not isinstance(part, BodyPartReader):
+            continue
+        if part.name == "image" and part.filename:
+            name, body = part.filename, bytes(await part.read())
+        elif part.name:
+            fields[part.name] = await part.text()
+    return fields, name, body
 
 
 def _is_file(path: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import struct
 
@@ -109,7 +110,13 @@ class Relay:
 
     def _arrived(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A task of our own: those that asyncio makes for a coroutine here complain when they are cancelled.
-        self._pairs[asyncio.create_task(self._carry(reader, writer), name="relay pair")] = None
+        task = asyncio.create_task(self._carry(reader, writer), name="relay pair")
+        self._pairs[task] = None
+        task.add_done_callback(functools.partial(self._left, writer))
+
+    def _left(self, near: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
+        del self._pairs[task]
+        near.transport.abort()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         me = asyncio.current_task()
@@ -125,9 +132,7 @@ class Relay:
                 group.create_task(pair.copy(reader, far))
                 group.create_task(pair.copy(far_reader, writer))
         except OSError:
-            return  # the target does not listen: the near end is reset below
+            return  # the target does not listen: the near end is aborted, too
         finally:
-            del self._pairs[me]
-            for end in (writer, far):
-                if end:
-                    end.transport.abort()
+            if far:
+                far.transport.abort()

@@ -88,9 +88,12 @@ class Sockets:
                 said = json.loads(message.data)
             except ValueError:
                 continue  # the real one logs it and goes on
-            if first and isinstance(said, dict) and said.get("type") == "feature_flags":
+            asked = first and isinstance(said, dict) and said.get("type") == "feature_flags"
+            if (
+                asked and client in self._sockets
+            ):  # by name again: a socket that is deaf gets no answer either
                 self._features[client] = said.get("data", {})
-                await _deliver(socket, "feature_flags", FEATURES)
+                await _deliver(self._sockets[client], "feature_flags", FEATURES)
             first = False
 
 
