@@ -27,7 +27,8 @@ CLOSE_DEADLINE = 5.0  # seconds
 class Relay:
     """From 127.0.0.1:`port` to `target_port`; `delay` in seconds and `rate` in bytes/s, both each way.
 
-    `delay` and `rate` may be set at any time and count for bytes read from then on.
+    `delay` and `rate` may be set at any time and count for bytes read from then on; a rate given here also keeps
+    the kernel's buffer small from the start.
     """
 
     def __init__(
@@ -46,9 +47,8 @@ class Relay:
         self._live: set[Connection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
-        self._socket: socket.socket | None = (
-            None  # bound and silent while we refuse: nobody else gets the port
-        )
+        # bound but not listening while we refuse, so that nobody else gets the port
+        self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
