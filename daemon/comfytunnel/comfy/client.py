@@ -1,10 +1,301 @@
-"""ComfyUI's HTTP API as typed methods."""
+"""ComfyUI's HTTP API as typed methods, each with a deadline and a cap on what it reads; no retries, no cookies, no redirects.
+
+It speaks to the door like anybody else: over TCP, or over the door's Unix socket. What fails is a ComfyError (errors.py draws the
+tree). Requests that change something go over a fresh connection each, so that none is lost in a connection that has died
+unnoticed; reading shares a few.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from comfytunnel.comfy import shapes
+from comfytunnel.comfy.errors import Ambiguous, NotComfyUI, Refused, Unreachable
+from comfytunnel.comfy.shapes import History, Queue
+
+PROBE_DEADLINE = 10.0
+"""Seconds. The server's loop does real work: a preview blocks answers for 1.4 s (measured); less than 10 finds a false "down"."""
+READ_DEADLINE = 30.0
+"""Seconds for a whole answer of queue, history and the like, which can be megabytes on a thin line."""
+SUBMIT_DEADLINE = 60.0
+"""Seconds for a POST /prompt: up to 100 MB of workflow, and validation looks at files."""
+IDLE_DEADLINE = 60.0
+"""Seconds without a byte of a download."""
+CONNECT_DEADLINE = 10.0
+MAX_ANSWER = 64 * 1024**2
+"""Bytes of JSON: /queue and /history carry whole workflows of everybody."""
+MAX_FRAME = 64 * 1024**2
+"""Bytes of a websocket message: previews of 8 MB occur (measured)."""
+RECENT = 20
+"""Entries of history that are searched for a job whose id an old server replaced."""
+
+
+NOT_DELIVERED = "X-Comfytunnel-Cause"
+"""Our own door's 503 carries it: there was no link, nothing has reached ComfyUI."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """ComfyUI's answer to a prompt that it took. `prompt_id` is the server's, None if it did not say; `skipped`: outputs
+    that it will leave out, and why."""
+
+    prompt_id: str | None
+    number: float | None
+    skipped: list[str]
+
+
+class Download:
+    """An output that is being read. `size` in bytes as announced, None if it was not."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self._answer = answer
+        self.size = answer.content_length
+        self.etag = answer.headers.get("ETag")
+
+    async def read(self, size: int) -> bytes:
+        """The next bytes, about `size` of them, none at the end; the end may come early, so compare with what was announced.
+
+        Raises Ambiguous when the download is cut.
+        """
+        parts: list[bytes] = []
+        got = 0
+        try:
+            while got < size and (part := await self._answer.content.read(size - got)):
+                parts.append(part)
+                got += len(part)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise Ambiguous(f"the download was cut ({_brief(error)})") from error
+        return b"".join(parts)
+
 
 class Client:
-    """One ComfyUI, spoken to over TCP through the door."""
+    """One ComfyUI. Use it in one event loop; `close()` when done."""
 
     def __init__(self, base_url: str, *, unix_socket: str | None = None) -> None:
-        raise NotImplementedError
+        self.base_url = base_url.rstrip("/")
+        self._unix_socket = unix_socket
+        self._shared: aiohttp.ClientSession | None = None
+        self._fresh: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        for session in (self._shared, self._fresh):
+            if session is not None:
+                await session.close()
+        self._shared = self._fresh = None
+
+    async def version(self) -> str | None:
+        """The probe: /system_stats must be ComfyUI's JSON. The version, None for servers that don't say."""
+        return shapes.read_version(await self._json("GET", "/system_stats", PROBE_DEADLINE, cap=1024**2))
+
+    async def remaining(self) -> int | None:
+        """How many prompts run or wait there; the cheapest question (1 ms)."""
+        return shapes.read_remaining(await self._json("GET", "/prompt", PROBE_DEADLINE, cap=1024**2))
+
+    async def queue(self) -> Queue:
+        return shapes.read_queue(await self._json("GET", "/queue", READ_DEADLINE))
+
+    async def history(self, prompt_id: str) -> History | None:
+        answer = await self._json("GET", f"/history/{prompt_id}", READ_DEADLINE)
+        return shapes.read_history(answer).get(prompt_id)
+
+    async def recent(self) -> list[History]:
+        """The last entries of the history, oldest first."""
+        answer = await self._json("GET", "/history", READ_DEADLINE, params={"max_items": str(RECENT)})
+        return list(shapes.read_history(answer).values())
+
+    async def submit(self, graph: dict[str, Any], job_id: str, client_id: str) -> Submitted:
+        """POST /prompt. Ambiguous means: it may run. Refused (400, 413, 422) means: it will not."""
+        body = msgspec.json.encode(
+            {
+                "prompt": graph,
+                "prompt_id": job_id,
+                "client_id": client_id,  # a string, always: else cached nodes' outputs stay out of history
+                "extra_data": {shapes.JOB_KEY: job_id},
+            }
+        )
+        answer = await self._json("POST", "/prompt", SUBMIT_DEADLINE, data=body)
+        if not isinstance(answer, dict) or "prompt_id" not in answer:
+            raise NotComfyUI("the answer to POST /prompt is not ComfyUI's", status=200)
+        prompt_id, number = answer["prompt_id"], answer.get("number")
+        return Submitted(
+            prompt_id if isinstance(prompt_id, str) and 0 < len(prompt_id) <= 200 else None,
+            number if type(number) in (int, float) else None,
+            shapes.skipped_outputs(answer.get("node_errors")),
+        )
+
+    async def delete_pending(self, prompt_id: str) -> None:
+        """Take a waiting prompt out of the queue; without effect on one that runs."""
+        await self._send("POST", "/queue", PROBE_DEADLINE, data=msgspec.json.encode({"delete": [prompt_id]}))
+
+    async def interrupt(self, prompt_id: str) -> None:
+        """Interrupt this prompt if it runs. Servers before 0.3.5x ignore the id and stop whoever runs: call it only for
+        one that has just been seen running."""
+        await self._send(
+            "POST", "/interrupt", PROBE_DEADLINE, data=msgspec.json.encode({"prompt_id": prompt_id})
+        )
+
+    async def upload_temp(self, name: str, data: bytes) -> str:
+        """Leave a small file in temp/, which a starting ComfyUI wipes. Returns the name that it was given."""
+        form = aiohttp.FormData()
+        form.add_field("image", data, filename=name, content_type="application/octet-stream")
+        form.add_field("type", "temp")
+        answer = await self._json("POST", "/upload/image", PROBE_DEADLINE, data=form)
+        given = answer.get("name") if isinstance(answer, dict) else None
+        if not isinstance(given, str) or not given:
+            raise NotComfyUI("the answer to an upload is not ComfyUI's")
+        return given
+
+    async def has_temp(self, name: str) -> bool:
+        """Whether that file is still there: the same process as then."""
+        try:
+            await self._send("HEAD", "/view", PROBE_DEADLINE, params={"filename": name, "type": "temp"})
+        except Refused as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    @asynccontextmanager
+    async def view(self, filename: str, subfolder: str, kind: str) -> AsyncIterator[Download]:
+        """Download one output. Refused with status 404: it is gone. The deadline is on silence, not on the whole."""
+        params = {"filename": filename, "subfolder": subfolder, "type": kind}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_DEADLINE, sock_read=IDLE_DEADLINE)
+        async with self._request("GET", "/view", timeout, params=params) as answer:
+            yield Download(answer)
+
+    async def websocket(self, client_id: str) -> aiohttp.ClientWebSocketResponse[bool]:
+        """Open /ws. The caller reads it all the time, because the server has no time-out towards a stalled client."""
+        session = self._session(fresh=True)
+        try:
+            async with asyncio.timeout(CONNECT_DEADLINE):
+                return await session.ws_connect(
+                    f"{self.base_url}/ws",
+                    params={"clientId": client_id},
+                    max_msg_size=MAX_FRAME,
+                    heartbeat=20.0,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+                )
+        except aiohttp.WSServerHandshakeError as error:
+            raise NotComfyUI(f"/ws answered {error.status}", status=error.status) from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _lost(error) from error
+
+    def _session(self, *, fresh: bool) -> aiohttp.ClientSession:
+        kept = self._fresh if fresh else self._shared
+        if kept is None:
+            connector: aiohttp.BaseConnector
+            if self._unix_socket is not None:
+                connector = aiohttp.UnixConnector(self._unix_socket, force_close=fresh, limit=16)
+            else:
+                connector = aiohttp.TCPConnector(force_close=fresh, limit=16)
+            kept = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                auto_decompress=False,  # we ask for identity; what is compressed all the same is garbage, not a bomb
+                headers={"Accept-Encoding": "identity", "User-Agent": "comfytunnel"},
+            )
+            if fresh:
+                self._fresh = kept
+            else:
+                self._shared = kept
+        return kept
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, path: str, timeout: aiohttp.ClientTimeout, **given: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request; yields a 2xx answer and raises a ComfyError for all else."""
+        session = self._session(fresh=method == "POST")
+        if isinstance(given.get("data"), bytes):
+            given["headers"] = {"Content-Type": "application/json"}
+        url = f"{self.base_url}{path}"
+        try:
+            answer = await session.request(method, url, timeout=timeout, allow_redirects=False, **given)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _lost(error) from error
+        async with answer:  # outside the try: what the caller raises while it reads is not the road's
+            if not 200 <= answer.status < 300:
+                raise await _rejection(answer, method, path)
+            yield answer
+
+    async def _send(self, method: str, path: str, deadline: float, **given: Any) -> None:
+        async with self._request(method, path, _within(deadline), **given) as answer:
+            await _bounded(answer, 1024**2)
+
+    async def _json(
+        self, method: str, path: str, deadline: float, *, cap: int = MAX_ANSWER, **given: Any
+    ) -> Any:
+        async with self._request(method, path, _within(deadline), **given) as answer:
+            raw = await _bounded(answer, cap)
+            if answer.content_type == "text/html":
+                raise NotComfyUI(f"a web page answers {path} instead of ComfyUI", status=answer.status)
+        try:
+            return _decode(raw)
+        except (ValueError, RecursionError) as error:
+            raise NotComfyUI(f"{path} was answered with something that is not JSON") from error
+
+
+def _decode(raw: bytes) -> Any:
+    """JSON as Python writes it: msgspec is strict, and ComfyUI sends NaN and lone surrogates. Raises ValueError, RecursionError."""
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        return json.loads(raw)
+
+
+def _within(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds, sock_connect=min(CONNECT_DEADLINE, seconds))
+
+
+async def _bounded(answer: aiohttp.ClientResponse, cap: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in answer.content.iter_any():
+            size += len(chunk)
+            if size > cap:
+                raise NotComfyUI(f"an answer is longer than {cap // 1024**2} MiB", status=answer.status)
+            parts.append(chunk)
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise _lost(error) from error
+    return b"".join(parts)
+
+
+async def _rejection(answer: aiohttp.ClientResponse, method: str, path: str) -> Exception:
+    """The error for an answer that is not 2xx."""
+    status = answer.status
+    if status == 503 and NOT_DELIVERED in answer.headers:
+        return Unreachable(f"the tunnel is not there ({shapes.plain(answer.headers[NOT_DELIVERED], 80)})")
+    if status >= 500:
+        return Ambiguous(f"{method} {path} was answered {status}", status=status)
+    page = answer.content_type == "text/html"
+    if status < 400 or status in (401, 407) or page or (status in (403, 404, 405) and path != "/view"):
+        return NotComfyUI(f"{method} {path} was answered {status}: this is not ComfyUI itself", status=status)
+    raw = await _bounded(answer, 8 * 1024**2)
+    try:
+        body = _decode(raw)
+    except (ValueError, RecursionError):
+        body = None
+    return Refused(f"{method} {path} was answered {status}", status=status, body=body)
+
+
+def _lost(error: BaseException) -> Unreachable | Ambiguous:
+    """What an exception of aiohttp says about the request: only a failed connect proves that nothing was sent."""
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
+        return Unreachable(f"no connection ({_brief(error)})")
+    if isinstance(error, TimeoutError):
+        return Ambiguous("no answer within the deadline", silent=True)
+    return Ambiguous(f"the connection was closed without a whole answer ({_brief(error)})")
+
+
+def _brief(error: BaseException) -> str:
+    return shapes.plain(str(error), 200) or type(error).__name__

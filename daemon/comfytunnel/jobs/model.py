@@ -151,7 +151,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
     """One file of a job on this machine. `kind`: image, video, audio, text, file, latent. `size` in bytes, hashes in
-    lower-case hex, `path` absolute, `cached`: ComfyUI did not compute it again for this job."""
+    lower-case hex, `path` absolute, `cached`: ComfyUI did not compute it again for this job, `ord`: which of the job's outputs."""
 
     asset_id: str
     job_id: str
@@ -164,6 +164,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     path: str
     cached: bool = False
+    ord: int = 0
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,158 @@
+"""Putting one file down whole: a hidden .part, hashed while it is written, fsynced, then given its name without overwriting.
+
+Synchronous; outputs.py runs it on a thread. All work is relative to the folder's descriptor, and no symlink is followed below the
+folder that the user chose. Running it again after a crash at any point ends with one file: a name that is taken by the very same bytes is
+taken as ours (we crashed between naming and noting it, or ComfyUI gave out a cached file), any other gets the next number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from comfytunnel.jobs.names import numbered
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""EFBIG: the limit on file sizes of this process or file system; to the user it is the same trouble."""
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+MAX_NUMBER = 100_000
+
+
+class Trouble(Exception):  # noqa: N818 (not a mistake: a state of the user's disk, which may mend by itself)
+    """`code`: disk_full or folder_unwritable."""
+
+    def __init__(self, code: str, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+def trouble(error: OSError, folder: Path) -> Trouble:
+    """What an OSError of our own disk means to the user."""
+    if error.errno in NO_ROOM:
+        return Trouble(
+            "disk_full",
+            f"There is no room for outputs in {folder}.",
+            "Free some space; it goes on by itself.",
+        )
+    return Trouble(
+        "folder_unwritable",
+        f"Outputs cannot be written to {folder} ({error.strerror or error}).",
+        "Make the folder writable, or set another output_dir in [jobs]; it goes on by itself.",
+    )
+
+
+def _sync(descriptor: int) -> None:
+    """fsync; on macOS that leaves data in the drive's cache, and F_FULLFSYNC does not."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is None:
+        os.fsync(descriptor)
+    else:
+        fcntl.fcntl(descriptor, full)
+
+
+class Landing:
+    """One file on its way into `folder`. Call in this order: open, write..., settle; or drop. Raises OSError."""
+
+    def __init__(self, folder: Path, part: str) -> None:
+        self._folder = folder
+        self._part = part
+        self._dir = -1
+        self._file = -1
+        self.size = 0
+        self.sha256 = ""
+        self.blake3 = ""
+
+    def open(self, expected: int | None) -> None:
+        """Make the folder and the .part. With `expected` bytes to come, fails at once if there is no room for them."""
+        from blake3 import blake3  # here, so that a daemon without jobs never pays for the import
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._dir = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        if expected is not None:
+            room = os.fstatvfs(self._dir)
+            if room.f_bavail * room.f_frsize < expected:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        # Unlinked, never truncated: after a crash the old .part may share its bytes with the finished file.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._part, dir_fd=self._dir)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        self._file = os.open(self._part, flags, 0o666, dir_fd=self._dir)
+        self._sha256, self._blake3 = hashlib.sha256(), blake3()
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+        self._sha256.update(data)
+        self._blake3.update(data)
+        self.size += len(data)
+
+    def settle(self, name: str) -> Path:
+        """Make it last and give it `name`, or the next free number of it. Returns where it lies."""
+        _sync(self._file)
+        self.sha256, self.blake3 = self._sha256.hexdigest(), self._blake3.hexdigest()
+        for number in range(1, MAX_NUMBER):
+            chosen = numbered(name, number)
+            if self._publish(chosen):
+                break
+            if self._is_ours(chosen):
+                os.unlink(self._part, dir_fd=self._dir)
+                break
+        else:
+            raise OSError(errno.EEXIST, f"there are {MAX_NUMBER} files called {name}")
+        _sync(self._dir)
+        self.close()
+        return self._folder / chosen
+
+    def _publish(self, name: str) -> bool:
+        """Give the .part its name; False if the name is taken."""
+        try:
+            os.link(self._part, name, src_dir_fd=self._dir, dst_dir_fd=self._dir, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+        else:
+            os.unlink(self._part, dir_fd=self._dir)
+            return True
+        try:  # no hard links here (exFAT, some network shares): take the name first, then replace what is ours
+            os.close(
+                os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=self._dir)
+            )
+        except FileExistsError:
+            return False
+        os.replace(self._part, name, src_dir_fd=self._dir, dst_dir_fd=self._dir)
+        return True
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether a regular file of that name holds exactly these bytes."""
+        try:
+            there = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._dir)
+        except OSError:
+            return False
+        with os.fdopen(there, "rb") as file:
+            found = os.fstat(there)
+            if not stat.S_ISREG(found.st_mode) or found.st_size != self.size:
+                return False
+            return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
+
+    def drop(self) -> None:
+        """Leave nothing behind; may be called at any point."""
+        if self._dir != -1:
+            with contextlib.suppress(OSError):
+                os.unlink(self._part, dir_fd=self._dir)
+        self.close()
+
+    def close(self) -> None:
+        for descriptor in (self._file, self._dir):
+            if descriptor != -1:
+                os.close(descriptor)
+        self._file = self._dir = -1

@@ -1,0 +1,155 @@
+"""Files down: from what ComfyUI's history names to whole files in the user's folder.
+
+Which outputs: everything that lies in ComfyUI's output folder, and texts. Previews (type `temp`) come home only when a job has nothing
+else, so that a workflow with both does not fill the folder with drafts, and one with PreviewImage alone still gives its picture.
+Each is fetched to `.part`, compared with the announced size, hashed, fsynced and named (landing.py), and only then recorded; what
+is recorded is not fetched again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+from comfytunnel.comfy.client import Client
+from comfytunnel.comfy.errors import Ambiguous, Refused
+from comfytunnel.comfy.shapes import History
+from comfytunnel.jobs import names
+from comfytunnel.jobs.landing import Landing, Trouble, trouble
+from comfytunnel.jobs.model import Job, Output, Wanted
+from comfytunnel.jobs.store import Store
+
+T = TypeVar("T")
+
+BATCH = 1024**2
+"""Bytes that are written and hashed at a time: a thread costs some 0.1 ms."""
+
+
+class Gone(Exception):  # noqa: N818 (an observation)
+    """ComfyUI has no such file (any more)."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        super().__init__(wanted.filename)
+        self.wanted = wanted
+
+
+class TooLarge(Exception):  # noqa: N818 (an observation)
+    """A file is larger than we accept. `size` in bytes, as announced or as read so far."""
+
+    def __init__(self, wanted: Wanted, size: int) -> None:
+        super().__init__(wanted.filename)
+        self.wanted = wanted
+        self.size = size
+
+
+def wanted_from(history: History) -> tuple[Wanted, ...]:
+    """What of a finished prompt comes home, in ComfyUI's order, each file once."""
+    found = [
+        Wanted(
+            node_id=output.node_id,
+            kind="text"
+            if output.text is not None
+            else names.kind(names.safe_name(output.filename), output.group),
+            filename=output.filename[-4096:],
+            subfolder=output.subfolder[-4096:],
+            type=output.type
+            if output.type in ("output", "temp", "input")
+            else "text"
+            if output.text
+            else "output",
+            text=output.text,
+            cached=output.cached,
+        )
+        for output in history.outputs
+    ]
+    kept = [wanted for wanted in found if wanted.type in ("output", "text")]
+    if not any(wanted.type == "output" for wanted in kept):
+        kept += [wanted for wanted in found if wanted.type == "temp"]
+    return tuple(dict.fromkeys(kept))
+
+
+async def fetch(
+    job: Job, client: Client, store: Store, *, max_file_size: int, progress: Callable[[int], None]
+) -> None:
+    """Bring home every output of `job.wanted` that is not recorded yet, into `job.folder`. Safe to call again at any point.
+
+    Raises Gone, TooLarge, Trouble (our disk), ComfyError (the road or the server) and StateError.
+    """
+    assert job.folder is not None
+    done = {output.ord for output in await store.outputs(job.id)}
+    for ord_, wanted in enumerate(job.wanted):
+        progress(len(done))
+        if ord_ not in done:
+            await store.add_output(
+                await _fetch_one(job, Path(job.folder), ord_, wanted, client, max_file_size)
+            )
+            done.add(ord_)
+
+
+async def _fetch_one(
+    job: Job, folder: Path, ord_: int, wanted: Wanted, client: Client, max_file_size: int
+) -> Output:
+    name = names.safe_name(wanted.filename)
+    landing = Landing(folder, f".comfytunnel-{job.id}-{ord_}.part")
+    try:
+        if wanted.text is not None:
+            await _disk(lambda: landing.open(None), folder)
+            data = wanted.text.encode(errors="replace")
+            await _disk(lambda: landing.write(data), folder)
+        else:
+            await _download(landing, folder, wanted, client, max_file_size)
+        path = await _disk(lambda: landing.settle(name), folder)
+    finally:
+        landing.drop()
+    return Output(
+        asset_id=str(uuid4()),
+        job_id=job.id,
+        node_id=wanted.node_id,
+        name=path.name,
+        kind=wanted.kind,
+        content_type=names.content_type(path.name),
+        size=landing.size,
+        blake3=landing.blake3,
+        sha256=landing.sha256,
+        path=str(path),
+        cached=wanted.cached,
+        ord=ord_,
+    )
+
+
+async def _download(
+    landing: Landing, folder: Path, wanted: Wanted, client: Client, max_file_size: int
+) -> None:
+    try:
+        async with client.view(wanted.filename, wanted.subfolder, wanted.type) as download:
+            if download.size is not None and download.size > max_file_size:
+                raise TooLarge(wanted, download.size)
+            await _disk(lambda: landing.open(download.size), folder)
+            while batch := await download.read(BATCH):
+                if landing.size + len(batch) > max_file_size:
+                    raise TooLarge(wanted, landing.size + len(batch))
+                await _disk(partial(landing.write, batch), folder)
+            if download.size is not None and landing.size != download.size:
+                raise Ambiguous(f"the download ended after {landing.size} of {download.size} bytes")
+    except Refused as error:
+        # 404: not there. 400 and 403: a name that /view itself takes for an attack; it will never be served.
+        raise Gone(wanted) from error
+
+
+async def _disk(work: Callable[[], T], folder: Path) -> T:
+    """Run `work` on a thread and see it end even when we are cancelled: it holds descriptors that we close afterwards."""
+    doing = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait([doing])
+        raise
+    except OSError as error:
+        raise trouble(error, folder) from error
+
+
+__all__ = ["Gone", "TooLarge", "Trouble", "fetch", "wanted_from"]

@@ -1,0 +1,142 @@
+"""The tables, one migration per version, and how a database file is opened, judged and moved aside. Synchronous; store.py's thread runs it.
+
+`user_version` counts the migrations that a file has had. A file from a newer program is refused; a broken one is moved aside under
+a name with the time, never deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from comfytunnel.errors import StateError
+
+MIGRATIONS = (
+    """
+    CREATE TABLE counter (revision INTEGER NOT NULL);
+    INSERT INTO counter VALUES (0);
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE jobs (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        revision INTEGER NOT NULL UNIQUE,
+        status TEXT NOT NULL,
+        stage TEXT NOT NULL,
+        body BLOB NOT NULL
+    );
+    CREATE INDEX jobs_by_status ON jobs (status, seq);
+    CREATE INDEX jobs_not_ended ON jobs (seq) WHERE stage <> 'ended';
+    CREATE TABLE workflows (
+        job_id TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
+        workflow BLOB NOT NULL
+    );
+    CREATE TABLE outputs (
+        asset_id TEXT PRIMARY KEY,
+        job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+        ord INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        UNIQUE (job_id, ord)
+    );
+    """,
+)
+"""`body` is the whole Job or Output as JSON; what is searched for stands in columns of its own beside it."""
+
+CHECKED_SIZE = 32 * 1024**2
+"""Bytes up to which a file is checked whole at the start (some 30 ms); in a larger one only what is read is judged."""
+
+BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def open_database(path: Path, now: datetime) -> tuple[sqlite3.Connection, str | None]:
+    """A connection to a database of this version, and what the user must be told. Raises StateError."""
+    with translated(path):
+        if not path.parent.exists():
+            path.parent.mkdir(mode=0o700, parents=True)
+        try:
+            return _open(path), None
+        except sqlite3.DatabaseError as error:
+            if not _is_broken(error):
+                raise
+            reason = str(error)
+        kept = _move_aside(path, now)
+        notice = (
+            f"The job database {path} was broken ({reason}). It is kept as {kept}, and an empty one was begun: "
+            "jobs that it held are not run."
+        )
+        return _open(path), notice
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    os.close(
+        os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    )  # SQLite gives its -wal and -shm the mode of the file
+    path.chmod(0o600)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > len(MIGRATIONS):
+            raise StateError(
+                f"{path} was written by a newer comfytunnel (version {version}, this one knows {len(MIGRATIONS)}).",
+                hint="Upgrade comfytunnel, or point COMFYTUNNEL_STATE_DIR at another folder.",
+            )
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA fullfsync=ON")  # macOS; without effect elsewhere
+        connection.execute("PRAGMA foreign_keys=ON")
+        if path.stat().st_size <= CHECKED_SIZE:
+            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+        for number in range(version, len(MIGRATIONS)):
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version={number + 1}; COMMIT;"
+            )
+        connection.execute("SELECT revision FROM counter").fetchone()
+        return connection
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _is_broken(error: sqlite3.DatabaseError) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    missing = code == sqlite3.SQLITE_ERROR  # a table that should be there is not: somebody else's file
+    return code is None or (code & 0xFF) in BROKEN or missing
+
+
+def _move_aside(path: Path, now: datetime) -> Path:
+    stem = f"{path.name}.broken-{now:%Y%m%d-%H%M%S}"
+    kept = path.with_name(stem)
+    number = 2
+    while kept.exists():
+        kept = path.with_name(f"{stem}-{number}")
+        number += 1
+    for ending in ("-wal", "-shm", ""):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + ending).rename(kept.with_name(kept.name + ending))
+    return kept
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """What sqlite3 and the file system raise becomes a StateError that names the next step."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise StateError(
+                f"There is no room on the disk for {path}.", hint="Free some space.", code="disk_full"
+            ) from error
+        if code in BROKEN:
+            hint = "Restart comfytunnel: it moves the broken file aside and begins a new one."
+            raise StateError(f"The job database {path} is broken ({error}).", hint=hint) from error
+        hint = f"Check that {path.parent} exists, is writable and has room."
+        raise StateError(f"The job database {path} cannot be used ({error}).", hint=hint) from error
+    except OSError as error:
+        hint = f"Check that {path.parent} exists, is writable and has room."
+        raise StateError(f"{path} cannot be used ({error.strerror or error}).", hint=hint) from error
