@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +20,7 @@ from comfytunnel.demo.engine import Engine
 from comfytunnel.demo.faults import Faults
 from comfytunnel.demo.life import Life
 from comfytunnel.demo.nodes import Folders
+from comfytunnel.feed import Feed
 
 
 class ComfyUI:
@@ -34,6 +36,7 @@ class ComfyUI:
         self._host = ""
         self._folders = Folders(self.base)
         self._life: Life | None = None
+        self._changes = Feed(0)
 
     @property
     def url(self) -> str:
@@ -60,6 +63,7 @@ class ComfyUI:
             version=self.version,
             started=self.executions.append,
             posted=self._count,
+            changed=self._poke,
         )
         self.port = await self._life.begin(host, port)
         return self.port
@@ -75,8 +79,19 @@ class ComfyUI:
         await self.stop()
         await self.start(self._host or "127.0.0.1", self.port)
 
+    async def until(self, wanted: Callable[[], bool]) -> None:
+        """Wait until `wanted` holds; looked at whenever queue, history, executions or prompts_received change.
+
+        The caller sets the deadline, for example: `await comfyui.until(lambda: prompt_id in comfyui.engine.history)`.
+        """
+        await self._changes.until(lambda _: wanted())
+
     def _count(self) -> None:
         self.prompts_received += 1
+        self._poke()
+
+    def _poke(self) -> None:
+        self._changes.set(self._changes.value + 1)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -50,10 +50,15 @@ class Cached:
 
 
 class Engine:
-    """Queue, worker and history. `started` gets each prompt id when its execution starts."""
+    """Queue, worker and history. `started` gets each prompt id as its execution starts, `changed` says "look again"."""
 
     def __init__(
-        self, folders: Folders, faults: Faults, audience: Audience, started: Callable[[str], None]
+        self,
+        folders: Folders,
+        faults: Faults,
+        audience: Audience,
+        started: Callable[[str], None],
+        changed: Callable[[], None],
     ) -> None:
         self.number = 0
         self.queue: list[Item] = []
@@ -66,6 +71,7 @@ class Engine:
         self._faults = faults
         self._audience = audience
         self._started = started
+        self._changed = changed
         self._arrived = asyncio.Event()
         self._cache: dict[str, Cached] = {}
 
@@ -127,6 +133,7 @@ class Engine:
 
     def _queue_changed(self) -> None:
         self._audience.send("status", {"status": self.info()})
+        self._changed()
 
 
 class _Execution:
@@ -163,6 +170,7 @@ class _Execution:
         engine._interrupt = False
         engine.client = self._client
         engine._started(self.prompt_id)
+        engine._changed()
         self._message("execution_start")
         keys = signatures(self.prompt, self.folders)
         self._results = {node: engine._cache[key] for node, key in keys.items() if key in engine._cache}

@@ -57,8 +57,10 @@ class Life:
         version: str,
         started: Callable[[str], None],
         posted: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
-        """`started` gets each prompt id as its execution starts, `posted` is called for each POST /prompt."""
+        """`started` gets each prompt id as its execution starts, `posted` is called for each POST /prompt, `changed` at each
+        change of queue and history."""
         self._faults = faults
         self._version = version
         self._age = tuple(int(part) for part in version.split(".")[:3])
@@ -66,7 +68,7 @@ class Life:
         self._folders = folders
         self._sockets = Sockets(faults)
         self._files = Files(folders, faults)
-        self.engine = Engine(folders, faults, self._sockets, started)
+        self.engine = Engine(folders, faults, self._sockets, started, changed)
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -101,12 +103,15 @@ class Life:
             await self._runner.cleanup()
 
     async def _publish(self) -> None:
-        """The publisher's death is the server's: nothing listens any more (measured: client_id as a list)."""
+        """The publisher's death is the server's (measured: client_id as a list)."""
         try:
             await self._sockets.publish()
-        finally:
-            if self._server:
-                self._server.close()
+        except TypeError:
+            assert self._server is not None
+            assert self._runner is not None
+            self._server.close()
+            if self._runner.server:
+                await self._runner.server.shutdown(DYING_SECONDS)
 
     def _routes(self) -> list[tuple[str, str, Handler]]:
         """The table of contents; every path is served with and without /api in front."""
