@@ -23,7 +23,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
-	for script in bench/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python -m bench
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache

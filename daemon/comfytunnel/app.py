@@ -1,0 +1,211 @@
+"""The process: builds everything, ties feeds to gates, owns the one TaskGroup, and takes it all down in order.
+
+Order of birth: lock, config, database, control socket (it answers, READY=1 is sent), then what is heavy to import. Order of death: streams and
+new requests, jobs, doors, links, database; within two seconds of SIGTERM. A part that fails on its own takes the process down, so that
+the service manager starts a whole one. No policy here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from comfytunnel import __version__, config, log, wire
+from comfytunnel.api.context import Context
+from comfytunnel.api.listen import Lock, control_socket
+from comfytunnel.api.server import Server
+from comfytunnel.errors import ConfigError
+from comfytunnel.jobs.scheduler import JobsSettings, Scheduler
+from comfytunnel.jobs.store import Store
+from comfytunnel.notify import Notifier
+from comfytunnel.roster import Roster
+
+logger = structlog.get_logger(__name__)
+
+MEND_LOOK = 5.0  # seconds between looks at a config file that could not be used
+FILES_WANTED = 8192  # open files: each caller takes one here, and macOS gives 256 by default
+
+
+def run_daemon(config_path: Path, socket_path: Path, state_dir: Path) -> int:
+    """Run the daemon in the foreground until a signal stops it; returns the exit code.
+
+    Raises RefusedError (another daemon), StateError (our files), and ConfigError unless a service manager started us: then
+    the control socket is served without tunnels until the file is mended, so that everybody can be told why.
+    """
+    notifier = Notifier()
+    broken: ConfigError | None = None
+    loaded: config.Config | None = None
+    try:
+        loaded = config.load(config_path)
+    except ConfigError as error:
+        if not notifier.managed:
+            raise
+        broken = error
+    log.setup(loaded.log.level if loaded else "info", loaded.log.format if loaded else "auto")
+    _raise_file_limit()
+    with Lock(socket_path.parent, state_dir) as lock, control_socket(socket_path, lock) as listener:
+        daemon = _Daemon(config_path, state_dir, notifier)
+        asyncio.run(daemon.run(loaded, broken, listener))
+    return 0
+
+
+class _Daemon:
+    def __init__(self, config_path: Path, state_dir: Path, notifier: Notifier) -> None:
+        self._path = config_path
+        self._state_dir = state_dir
+        self._notifier = notifier
+        self._broken = asyncio.Event()  # set while the config cannot be used
+
+    async def run(self, loaded: config.Config | None, broken: ConfigError | None, listener: Any) -> None:
+        store = await Store.open(self._state_dir / "jobs.db")
+        try:
+            if store.notice:
+                logger.error("state", message=store.notice)
+            async with asyncio.TaskGroup() as group:
+                await self._live(group, store, loaded, broken, listener)
+        finally:
+            await store.close()
+            logger.info("stopped")
+
+    async def _live(
+        self,
+        group: asyncio.TaskGroup,
+        store: Store,
+        loaded: config.Config | None,
+        broken: ConfigError | None,
+        listener: Any,
+    ) -> None:
+        stop = _stop_signal()
+        jobs = loaded.jobs if loaded else config.JobsConfig()
+        self._scheduler = Scheduler(store, {}, _settings(jobs))
+        self._tunnels = Roster(self._scheduler, group)
+        context = Context(
+            tunnels=self._tunnels,
+            store=store,
+            scheduler=self._scheduler,
+            reload=self.reload,
+            config=str(self._path),
+            started_at=datetime.now(UTC),
+        )
+        if store.notice:
+            self._tunnels.trouble(wire.Cause("state_broken", store.notice))
+        if loaded:
+            await self._tunnels.apply(loaded.tunnels)
+        if broken:
+            self._complain(broken)
+        async with Server(context, listener):
+            logger.info("started", version=__version__, pid=os.getpid(), config=str(self._path))
+            self._notifier.ready()
+            others = [
+                group.create_task(self._scheduler.run(), name="jobs"),
+                group.create_task(self._follow_demand(), name="demand"),
+                group.create_task(self._say_status(), name="status"),
+                group.create_task(self._follow_config(), name="config"),
+                group.create_task(self._reload_on_signal(), name="reload"),
+            ]
+            await self._tunnels.load()
+            await stop.wait()
+            logger.info("stopping")
+            self._notifier.stopping()
+            context.closing.set(True)
+        for task in others:
+            task.cancel()
+        await self._tunnels.stop()
+
+    # --- config -----------------------------------------------------------------------------------------------------
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the config again. Raises ConfigError and changes nothing if it cannot be used."""
+        try:
+            loaded = config.load(self._path)
+        except ConfigError as error:
+            logger.warning("config", message=error.message, hint=error.hint, kept="the config before")
+            raise
+        done = await self._tunnels.apply(loaded.tunnels)
+        self._scheduler.apply(_settings(loaded.jobs))
+        self._broken.clear()
+        self._tunnels.trouble(None)
+        logger.info("config", **done)
+        return {"reloaded": str(self._path), **done}
+
+    def _complain(self, error: ConfigError) -> None:
+        self._broken.set()
+        self._tunnels.trouble(wire.Cause(error.code, error.message, error.hint))
+        logger.error("config", message=error.message, hint=error.hint)
+
+    async def _follow_config(self) -> None:
+        """A config that could not be used is looked at again until it can: whoever mends the file need not tell us."""
+        while True:
+            await self._broken.wait()
+            await asyncio.sleep(MEND_LOOK)
+            try:
+                config.load(self._path)
+            except ConfigError as error:
+                self._tunnels.trouble(wire.Cause(error.code, error.message, error.hint))
+            else:
+                with contextlib.suppress(
+                    ConfigError
+                ):  # changed between the two readings: the next look decides
+                    await self.reload()
+
+    async def _reload_on_signal(self) -> None:
+        asked = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+        while True:
+            await asked.wait()
+            asked.clear()
+            with contextlib.suppress(ConfigError):  # said in the log; the config before stays
+                await self.reload()
+
+    # --- feeds to gates ---------------------------------------------------------------------------------------------
+
+    async def _follow_demand(self) -> None:
+        async for jobs in self._scheduler.demand.changes():
+            self._tunnels.demand(jobs)
+
+    async def _say_status(self) -> None:
+        async for _ in self._tunnels.changed.changes():
+            parts = []
+            for name in self._tunnels.names():
+                tunnel = self._tunnels.status(name)
+                why = f" ({tunnel.cause.code})" if tunnel.cause else ""
+                parts.append(
+                    f"{name} {tunnel.phase}{why}, ComfyUI {tunnel.comfyui.version or ''} {tunnel.comfyui.state}"
+                )
+            cause = self._tunnels.cause()
+            self._notifier.status(cause.message if cause else "; ".join(parts) or "no tunnel is configured")
+
+
+def _settings(jobs: config.JobsConfig) -> JobsSettings:
+    return JobsSettings(output_dir=jobs.output_dir, max_ahead=jobs.max_ahead)
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; the second one does not wait for anybody."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def asked(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked, number)
+    return stop
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # the limit that is there serves, with fewer callers
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,246 @@
+"""One configured tunnel put together: driver and link, door, ComfyUI's health, the gate of its jobs, what is announced of it.
+
+Only app.py builds assemblies. Here feeds are tied to gates; nothing here decides about links (machine.py) or jobs. The door stops
+before the driver, so that open calls have a link to finish on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from comfytunnel import wire
+from comfytunnel.comfy.health import Health, State
+from comfytunnel.config import TunnelConfig
+from comfytunnel.feed import Feed
+from comfytunnel.jobs.model import Waits
+from comfytunnel.jobs.scheduler import Gate, Place
+from comfytunnel.tunnel.dial import Resolver
+from comfytunnel.tunnel.door import Door
+from comfytunnel.tunnel.driver import Driver, View
+from comfytunnel.tunnel.machine import ALIVE, PAUSED, Policy
+from comfytunnel.tunnel.ssh import SshOpener
+from comfytunnel.tunnel.state import (
+    Cause,
+    Code,
+    ConfigChanged,
+    Phase,
+    Reconnect,
+    TrustChanged,
+    Want,
+)
+
+TRUST_LOOK = 5.0  # seconds between looks at known_hosts while we are halted because of it
+
+_ENDPOINT = (
+    "host", "port", "user", "identity_files", "agent", "ssh_config", "known_hosts", "host_key", "host_key_alias",
+    "proxy_jump", "proxy_command", "remote", "spares",
+)  # fmt: skip
+"""Settings that concern the link: the door stays open when they change."""
+
+
+class Assembly:
+    """One tunnel. run() is called once; the rest may be called from the event loop at any time."""
+
+    def __init__(
+        self,
+        config: TunnelConfig,
+        place: Place,
+        resolver: Resolver,
+        *,
+        busy: Callable[[], bool],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self._place = place
+        self._resolver = resolver
+        self._on_change = on_change
+        self._since = datetime.now(UTC)
+        self._ssh = wire.Ssh(host=config.host, port=config.port, user=config.user)
+        self._link: Feed[int | None] = Feed(None)
+        self._health = Health(place.client, self._link, busy=busy)
+        self._driver = Driver(config.name, self._opener(config), _policy(config))
+        self._door = Door(
+            config.name,
+            config.listen,
+            self._driver.view,
+            hold=config.hold,
+            on_held=lambda held: self._driver.demand("door", held),
+        )
+
+    def _opener(self, config: TunnelConfig) -> SshOpener:
+        return SshOpener(config, self._resolver, on_refused=lambda: self._health.poke())
+
+    async def run(self, *, wanted: bool) -> None:
+        """Hold the tunnel until cancelled."""
+        async with asyncio.TaskGroup() as outer:
+            outer.create_task(self._driver.run(), name=f"{self.config.name}/driver")
+            self._driver.tell(Want(wanted))
+            await self._driver.view.until(lambda view: view.tunnel.wanted == wanted)
+            async with asyncio.TaskGroup() as inner:
+                inner.create_task(self._door.run(), name=f"{self.config.name}/door")
+                inner.create_task(self._health.run(), name=f"{self.config.name}/health")
+                inner.create_task(self._follow_link(), name=f"{self.config.name}/link")
+                inner.create_task(self._follow_health(), name=f"{self.config.name}/gate")
+                inner.create_task(self._follow_door(), name=f"{self.config.name}/doorway")
+                inner.create_task(self._follow_trust(), name=f"{self.config.name}/trust")
+
+    # --- asked ------------------------------------------------------------------------------------------------------
+
+    def want(self, up: bool) -> None:
+        self._driver.tell(Want(up))
+
+    def reconnect(self) -> None:
+        self._driver.tell(Reconnect())
+
+    def demand(self, waiting: bool) -> None:
+        """Jobs want this tunnel, or not any more."""
+        self._driver.demand("jobs", waiting)
+        if waiting:
+            self._health.poke()
+
+    def apply(self, config: TunnelConfig) -> bool:
+        """Take up a new config without closing the door. False: it changes the door itself, so build anew."""
+        changed = {
+            name
+            for name in config.__dataclass_fields__
+            if getattr(config, name) != getattr(self.config, name)
+        }
+        if not changed <= {*_ENDPOINT, "keepalive_interval"}:
+            return False
+        self.config = config
+        self._driver.aim(self._opener(config), _policy(config))
+        if changed & set(_ENDPOINT):
+            self._ssh = wire.Ssh(host=config.host, port=config.port, user=config.user)
+            self._driver.tell(ConfigChanged())
+        return True
+
+    # --- happened ---------------------------------------------------------------------------------------------------
+
+    async def _follow_link(self) -> None:
+        phase: Phase | None = None
+        async for view in self._driver.view.changes():
+            if view.tunnel.phase is not phase:
+                phase, self._since = view.tunnel.phase, datetime.now(UTC)
+            if view.link is not None:
+                facts = view.link.facts
+                self._ssh = wire.Ssh(
+                    facts.host, facts.port, facts.user, facts.host_key, facts.server_version, facts.banner
+                )
+            self._link.set(view.tunnel.link if view.tunnel.phase in ALIVE else None)
+            self._open_gate()
+
+    async def _follow_health(self) -> None:
+        async for _ in self._health.state.changes():
+            self._open_gate()
+
+    async def _follow_door(self) -> None:
+        async for _ in self._door.state.changes():
+            self._open_gate()
+
+    async def _follow_trust(self) -> None:
+        """While a host key halts us, a changed known_hosts may be the user's answer."""
+        async for view in self._driver.view.changes():
+            cause = view.tunnel.cause
+            if view.tunnel.phase is not Phase.HALTED or cause is None:
+                continue
+            if cause.code not in (Code.HOST_KEY_CHANGED, Code.HOST_KEY_UNKNOWN):
+                continue
+            before = self._stamp_of_known_hosts()
+            while self._driver.view.value is view and self._stamp_of_known_hosts() == before:  # noqa: ASYNC110
+                await asyncio.sleep(TRUST_LOOK)  # a file has no event that every platform would tell
+            if self._driver.view.value is view:
+                self._driver.tell(TrustChanged())
+
+    def _stamp_of_known_hosts(self) -> tuple[int, int] | None:
+        try:
+            found = self.config.known_hosts.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
+
+    def _open_gate(self) -> None:
+        """Jobs may pass when the link is up, the port is ours and ComfyUI serves."""
+        link = self._link.value
+        report = self._health.state.value
+        bound = self._door.state.value.cause is None and bool(self._door.state.value.listening)
+        serving = link is not None and bound and report.state is State.SERVING
+        self._place.gate.set(Gate(link if bound else None, serving, None if serving else self._why_not()))
+        self._on_change()
+
+    def _why_not(self) -> Waits:
+        cause = self._cause(self._driver.view.value)
+        if cause is not None:
+            return Waits(cause.code.value, cause.message, cause.hint)
+        phase = self._driver.view.value.tunnel.phase
+        if phase is Phase.DOWN:
+            down = Cause(Code.DOWN_ON_PURPOSE)
+            return Waits(down.code.value, down.message, down.hint)
+        if phase not in ALIVE:
+            return Waits("connecting", "The tunnel is connecting.")
+        report = self._health.state.value
+        return Waits(f"comfyui_{report.state.value}", _COMFYUI[report.state], report.detail or "")
+
+    # --- announced --------------------------------------------------------------------------------------------------
+
+    def _cause(self, view: View) -> Cause | None:
+        """The link's cause while it is in trouble, else the door's."""
+        if view.tunnel.phase is Phase.DOWN:
+            return None
+        link = None if view.tunnel.phase is Phase.UP else view.tunnel.cause
+        return link or self._door.state.value.cause
+
+    def status(self) -> wire.Tunnel:
+        """The whole of it, for GET /v1/status."""
+        view, tally, report = self._driver.view.value, self._door.tally, self._health.state.value
+        cause = self._cause(view)
+        return wire.Tunnel(
+            phase=view.tunnel.phase.value,
+            since=self._since,
+            cause=None if cause is None else wire.Cause(cause.code.value, cause.message, cause.hint),
+            next=self._next(view, cause),
+            comfyui=wire.ComfyUI(
+                report.state.value, report.version, report.queue, report.since, report.detail
+            ),
+            rtt_ms=None if view.tunnel.rtt is None else round(view.tunnel.rtt * 1000, 1),
+            listen=list(self._door.state.value.listening),
+            remote=str(self.config.remote),
+            ssh=self._ssh,
+            counters=wire.Counters(
+                links=view.tunnel.link,
+                callers=tally.callers,
+                open=self._door.open_callers,
+                held=self._door.held_callers,
+                lost=tally.lost,
+                bytes_in=tally.bytes_in,
+                bytes_out=tally.bytes_out,
+            ),
+        )
+
+    def _next(self, view: View, cause: Cause | None) -> wire.Next | None:
+        tunnel = view.tunnel
+        if tunnel.phase in PAUSED and tunnel.until is not None:
+            left = tunnel.until - asyncio.get_running_loop().time()
+            return wire.Next("connect", datetime.now(UTC) + timedelta(seconds=left))
+        if tunnel.phase is Phase.CONNECTING:
+            return wire.Next("connect")
+        if tunnel.phase is Phase.DOUBTFUL:
+            return wire.Next("ask")
+        return wire.Next("bind") if cause is not None and cause.code is Code.PORT_IN_USE else None
+
+
+def _policy(config: TunnelConfig) -> Policy:
+    """The seed is drawn anew for each: many daemons behind one relay must not retry in step."""
+    return Policy(keepalive=config.keepalive_interval, seed=secrets.randbits(32))
+
+
+_COMFYUI = {
+    State.UNKNOWN: "The tunnel is up; ComfyUI has not been asked yet.",
+    State.STARTING: "The tunnel is up; ComfyUI is still starting.",
+    State.DOWN: "The tunnel is up, but ComfyUI does not answer.",
+    State.WRONG_PORT: "What answers on the remote port is not ComfyUI.",
+    State.ERROR: "ComfyUI answers with errors.",
+    State.SERVING: "ComfyUI serves.",
+}

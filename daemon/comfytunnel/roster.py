@@ -1,0 +1,179 @@
+"""Which tunnels there are: the one owner of the assemblies and their tasks, and what the API sees of them.
+
+A tunnel is known, and its place is open for jobs, as soon as the config names it; the assembly behind it follows when the SSH library
+is loaded, so that the control socket answers first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from comfytunnel import wire
+from comfytunnel.comfy.client import Client
+from comfytunnel.config import TunnelConfig, Unix
+from comfytunnel.errors import NotFoundError
+from comfytunnel.feed import Feed
+from comfytunnel.jobs.model import Waits
+from comfytunnel.jobs.scheduler import Gate, Place, Scheduler
+
+if TYPE_CHECKING:
+    from comfytunnel.assembly import Assembly
+
+
+class Roster:
+    """The set of tunnels as the API sees it, and the owner of their tasks. Satisfies api.context.Tunnels."""
+
+    def __init__(self, scheduler: Scheduler, group: asyncio.TaskGroup) -> None:
+        self.changed: Feed[int] = Feed(0)
+        self._scheduler = scheduler
+        self._group = group
+        self._started = datetime.now(UTC)
+        self._configs: dict[str, TunnelConfig] = {}
+        self._wanted: dict[str, bool] = {}
+        self._places: dict[str, Place] = {}
+        self._assemblies: dict[str, Assembly] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._make: Any = None  # the module that is heavy to import, once it is there
+        self._resolver: Any = None
+        self._cause: wire.Cause | None = None
+
+    # --- as the API sees it -----------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        return list(self._configs)
+
+    def status(self, name: str) -> wire.Tunnel:
+        found = self._find(name)
+        assembly = self._assemblies.get(name)
+        if assembly is not None:
+            return assembly.status()
+        return wire.Tunnel(  # the first moments, while the SSH library is still being loaded
+            phase="connecting",
+            since=self._started,
+            cause=None,
+            next=wire.Next("connect"),
+            comfyui=wire.ComfyUI(),
+            rtt_ms=None,
+            listen=[],
+            remote=str(found.remote),
+            ssh=wire.Ssh(host=found.host, port=found.port, user=found.user),
+            counters=wire.Counters(),
+        )
+
+    def up(self, name: str) -> None:
+        self._want(name, True)
+
+    def down(self, name: str) -> None:
+        self._want(name, False)
+
+    def reconnect(self, name: str) -> None:
+        self._find(name)
+        if name in self._assemblies:
+            self._assemblies[name].reconnect()
+
+    def cause(self) -> wire.Cause | None:
+        return self._cause
+
+    def _find(self, name: str) -> TunnelConfig:
+        try:
+            return self._configs[name]
+        except KeyError:
+            known = ", ".join(self._configs) or "none"
+            raise NotFoundError(
+                f"There is no tunnel {name!r}.", hint=f"Known: {known}.", code="tunnel_not_found"
+            ) from None
+
+    def _want(self, name: str, up: bool) -> None:
+        self._find(name)
+        self._wanted[name] = up
+        if name in self._assemblies:
+            self._assemblies[name].want(up)
+
+    # --- as the app sees it -----------------------------------------------------------------------------------------
+
+    def poke(self) -> None:
+        self.changed.set(self.changed.value + 1)
+
+    def trouble(self, cause: wire.Cause | None) -> None:
+        """The daemon's own trouble, or the end of it."""
+        if cause != self._cause:
+            self._cause = cause
+            self.poke()
+
+    async def load(self) -> None:
+        """Import what is heavy, in a thread: the control socket answers meanwhile. Then start what waits for it."""
+        self._make = await asyncio.to_thread(importlib.import_module, "comfytunnel.assembly")
+        self._resolver = self._make.Resolver()
+        for name in self._configs:
+            self._start(name)
+
+    async def apply(self, configs: Mapping[str, TunnelConfig]) -> dict[str, list[str]]:
+        """Make the tunnels those of `configs`. Returns names under added, removed, changed; the rest is not disturbed."""
+        done: dict[str, list[str]] = {"added": [], "removed": [], "changed": []}
+        for name in [name for name in self._configs if name not in configs]:
+            await self._stop(name)
+            del self._configs[name], self._places[name]
+            await self._scheduler.remove_place(name)
+            done["removed"].append(name)
+        for name, new in configs.items():
+            old = self._configs.get(name)
+            if old == new:
+                continue
+            done["added" if old is None else "changed"].append(name)
+            self._configs[name] = new
+            if name in self._assemblies and self._assemblies[name].apply(new):
+                continue
+            await self._stop(name)
+            self._places[name] = Place(name, _client_for(new), Feed(Gate(None, False, _CONNECTING)))
+            self._scheduler.add_place(self._places[name])
+            if self._make is not None:
+                self._start(name)
+        self.poke()
+        return done
+
+    def demand(self, jobs: Mapping[str, int]) -> None:
+        for name, assembly in self._assemblies.items():
+            assembly.demand(jobs.get(name, 0) > 0)
+
+    def _start(self, name: str) -> None:
+        assembly: Assembly = self._make.Assembly(
+            self._configs[name],
+            self._places[name],
+            self._resolver,
+            busy=lambda: self._scheduler.demand.value.get(name, 0) > 0,
+            on_change=self.poke,
+        )
+        self._assemblies[name] = assembly
+        wanted = self._wanted.setdefault(name, True)
+        self._tasks[name] = self._group.create_task(assembly.run(wanted=wanted), name=name)
+        self._tasks[name].add_done_callback(lambda _: self.poke())
+
+    async def _stop(self, name: str) -> None:
+        self._assemblies.pop(name, None)
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def stop(self) -> None:
+        """End all tunnels at once: doors first, each with its moment for open calls."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+def _client_for(found: TunnelConfig) -> Client:
+    """ComfyUI's client, through the door like any other program."""
+    endpoint = found.listen[0]
+    if isinstance(endpoint, Unix):
+        return Client("http://localhost", unix_socket=str(endpoint.path))
+    return Client(f"http://{endpoint}")
+
+
+_CONNECTING = Waits("connecting", "The tunnel is connecting.")
