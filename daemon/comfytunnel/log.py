@@ -1,0 +1,115 @@
+"""How the daemon logs: one line for one thing, to stderr, in the dress that its reader wants.
+
+Colours for a person at a terminal; `<N>` in front and no time stamp for the journal, which adds its own; JSON when asked for. What
+libraries log comes out the same way, from warning up. Nothing here decides what is worth a line.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from comfytunnel.printable import printable
+
+Format = Literal["auto", "console", "journal", "json"]
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+PRIORITIES = {
+    "critical": 2,
+    "error": 3,
+    "warning": 4,
+    "info": 6,
+    "debug": 7,
+}  # syslog(3), as sd-daemon(3) prefixes them
+QUIET = ("asyncssh", "aiohttp", "asyncio", "aiosqlite")
+
+
+def setup(
+    level: str = "info",
+    style: Format = "auto",
+    *,
+    stream: TextIO | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
+    """Set up structlog and the standard library's logging; calling it again replaces the former set-up.
+
+    `level`: debug, info, warning, error. `style` auto: journal under a service manager, colours on a terminal, else plain lines.
+    """
+    out = stream or sys.stderr
+    chosen = _for_reader(out, environ) if style == "auto" else style
+    before: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        _safe,
+    ]
+    if chosen != "journal":
+        before.append(
+            structlog.processors.TimeStamper(
+                fmt="iso" if chosen == "json" else "%H:%M:%S", utc=chosen == "json"
+            )
+        )
+    structlog.configure(
+        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(chosen, out)],
+            foreign_pre_chain=before,
+        )
+    )
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(LEVELS[level])
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(LEVELS[level], logging.WARNING))
+
+
+def _for_reader(out: TextIO, environ: Mapping[str, str]) -> Format:
+    """Return journal only if `out` itself is the journal's socket: the variable is inherited by whatever the unit starts."""
+    named = environ.get("JOURNAL_STREAM", "")
+    try:
+        found = os.fstat(out.fileno())
+    except (OSError, ValueError):  # no file behind it
+        return "console"
+    return "journal" if named == f"{found.st_dev}:{found.st_ino}" else "console"
+
+
+def _renderers(style: Format, out: TextIO) -> list[Processor]:
+    if style == "json":
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    if style == "journal":
+        return [structlog.processors.format_exc_info, _journal_line]
+    colours = out.isatty() and "NO_COLOR" not in os.environ
+    return [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)]
+
+
+def _safe(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    return {
+        key: printable(value, lines=True) if isinstance(value, str) else value for key, value in event.items()
+    }
+
+
+def _journal_line(_logger: WrappedLogger, _name: str, event: EventDict) -> str:
+    """Return the record with its priority before each of its lines: the journal makes a record of every line."""
+    prefix = f"<{PRIORITIES.get(str(event.pop('level', 'info')), 6)}>"
+    text = str(event.pop("event", ""))
+    trace = event.pop("exception", None)
+    words = [text, *(f"{key}={_value(value)}" for key, value in event.items())]
+    lines = [" ".join(words).replace("\n", " "), *(str(trace).splitlines() if trace else [])]
+    return "\n".join(prefix + line for line in lines)
+
+
+def _value(value: Any) -> str:
+    text = str(value)
+    return repr(text) if not text or any(char.isspace() or char in "\"'=" for char in text) else text
