@@ -9,12 +9,15 @@ daemon. Nothing here does I/O.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """`expires_at` of what is kept for ever."""
+
+TERMINAL = frozenset({"succeeded", "canceled", "failed", "expired"})
+"""The statuses that a job never leaves."""
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -152,6 +155,22 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     comfytunnel: OutputExtra | None = None
 
 
+class Asset(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that we keep. `expires_at` null: kept for ever."""
+
+    id: str
+    hash: str | None
+    size_bytes: int
+    content_type: str
+    created_at: datetime
+    url: str
+    url_expires_at: datetime
+    file_path: str | None = None
+    expires_at: datetime | None = None
+    job_id: str | None = None
+    comfytunnel: OutputExtra | None = None
+
+
 class JobError(msgspec.Struct, frozen=True):
     code: str
     message: str
@@ -217,11 +236,16 @@ class JobWorkflow(msgspec.Struct, frozen=True):
     format: str = "api"
 
 
+class StatusExtra(msgspec.Struct, frozen=True):
+    waits_for: WaitsFor | None = None
+
+
 class StatusEvent(msgspec.Struct, frozen=True):
     """SSE `status` under /api/v2."""
 
     status: str
     queue_position: int | None = None
+    comfytunnel: StatusExtra | None = None
 
 
 class PreviewEvent(msgspec.Struct, frozen=True):
@@ -243,8 +267,8 @@ class JobRequestExtra(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """What a submitter may ask of us. `tunnel`: a name, or null for any. Higher `priority` runs earlier."""
 
     tunnel: str | None = None
-    label: str | None = None
-    priority: int = 0
+    label: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

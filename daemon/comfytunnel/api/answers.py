@@ -1,0 +1,173 @@
+"""What every answer looks like: indented JSON with a newline, and one envelope for whatever went wrong.
+
+The only place where an error becomes an HTTP status. A handler raises errors.Error and never builds an error answer itself; an
+exception that nobody foresaw is logged in full and told in one sentence that gives nothing away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from comfytunnel import wire
+from comfytunnel.api.listen import peer_uid
+from comfytunnel.errors import ConfigError, Error, NotFoundError, RefusedError, UsageError
+
+BODY_LIMIT = 100 * 1024 * 1024  # bytes; ComfyUI's own limit for a workflow (facts: 413 above it)
+RETRY_AFTER = 5  # seconds; said with each 429 and 503 that knows no better
+
+STATUS = {
+    "invalid_json": 400,
+    "bad_request": 400,
+    "forbidden": 403,
+    "browser_refused": 403,
+    "not_found": 404,
+    "tunnel_not_found": 404,
+    "method_not_allowed": 405,
+    "too_large": 413,
+    "invalid_request": 422,
+    "invalid_workflow": 422,
+    "workflow_format_ui": 422,
+    "config_error": 422,
+    "too_many_streams": 429,
+    "internal": 500,
+    "upstream_error": 500,
+    "state_error": 500,
+    "not_ready": 503,
+    "stopping": 503,
+}
+"""Every code that an answer may carry, and its HTTP status. docs/api.md explains them in the same order."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+T = TypeVar("T")
+_log = structlog.get_logger("comfytunnel.api")
+
+
+def answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Return `body` (a wire struct, or plain JSON values) as indented JSON."""
+    text = msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
+    return web.Response(
+        body=text, status=status, headers=headers, content_type="application/json", charset="utf-8"
+    )
+
+
+def refusal(error: Error) -> web.Response:
+    """Return the envelope of an error, with the status of its code, or of its class where its own code has none."""
+    code = error.code_on_wire if error.code_on_wire in STATUS else type(error).code
+    status = STATUS.get(code, 500)
+    details = dict(error.details)
+    if error.hint:
+        details["hint"] = error.hint
+    if isinstance(error, ConfigError):
+        details["source"] = error.source
+        details["problems"] = [dataclasses.asdict(problem) for problem in error.problems]
+    envelope = wire.ErrorEnvelope(wire.ErrorBody(error.code_on_wire, error.message, details or None))
+    return answer(envelope, status, {"Retry-After": str(RETRY_AFTER)} if status in (429, 503) else None)
+
+
+async def read_json(request: web.Request, kind: type[T]) -> T:
+    """Return the body as `kind`. UsageError: `invalid_json` when it is no JSON, `invalid_request` with the path when it does not fit."""
+    body = await request.read()
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at ")
+        where = path.strip("`") or "$"
+        raise UsageError(
+            f"The request does not fit: {message[:1].lower()}{message[1:]}, at {where}.",
+            hint="docs/api.md shows the shape that this route takes.",
+            details={"path": where},
+        ) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UsageError(
+            f"The body is not JSON that can be read: {why}.",
+            hint="Check the file: in JSON strings take double quotes, and nothing follows the last brace.",
+            code="invalid_json",
+        ) from error
+
+
+@web.middleware
+async def owner_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let our own uid pass, and no browser: nobody opens a page on a Unix socket, so an Origin is somebody's relay gone wrong."""
+    _check_peer(request)
+    for name in ("Origin", "Referer"):
+        if name in request.headers:
+            raise RefusedError(
+                f"The request carries {name}: it comes from a web page, and pages have no business on this socket.",
+                hint=f"Send it without the header {name}.",
+                code="browser_refused",
+            )
+    return await handler(request)
+
+
+def _check_peer(request: web.Request) -> None:
+    sock = request.transport.get_extra_info("socket") if request.transport is not None else None
+    try:
+        uid = peer_uid(sock) if sock is not None else None
+    except OSError:  # the peer has left; nobody reads the refusal
+        uid = None
+    if uid != os.geteuid():
+        raise RefusedError(
+            f"This daemon serves the user with the uid {os.geteuid()}, and "
+            + (f"the request comes from uid {uid}." if uid is not None else "the sender cannot be told."),
+            hint="Each user runs a daemon of their own.",
+        )
+
+
+@web.middleware
+async def errors_to_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The one place that catches what a handler raises."""
+    try:
+        return await handler(request)
+    except Error as error:
+        if STATUS.get(error.code_on_wire, 500) >= 500:
+            _log.warning("request failed", path=request.path, code=error.code_on_wire, reason=error.message)
+        return refusal(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return _refuse_http(request, error)
+    except ConnectionError:
+        raise  # the caller has left: aiohttp ends the connection, there is nobody to answer
+    except Exception:  # noqa: BLE001 - the one place that must answer whatever happened
+        _log.exception("request failed", method=request.method, path=request.path)
+        code = (
+            "upstream_error" if request.path.startswith("/api/v2/") else "internal"
+        )  # the contract names its own
+        return refusal(
+            Error("Something went wrong inside the daemon.", hint="Its log has the details.", code=code)
+        )
+
+
+def _refuse_http(request: web.Request, error: web.HTTPException) -> web.Response:
+    """Say in our envelope what aiohttp itself found wrong with a request."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        wrong = UsageError(
+            f"{request.path} does not take {request.method}.",
+            hint=f"It takes {allowed}.",
+            code="method_not_allowed",
+        )
+        refused = refusal(wrong)
+        refused.headers["Allow"] = allowed
+        return refused
+    if isinstance(error, web.HTTPNotFound):
+        return refusal(
+            NotFoundError(f"There is no route {request.path}.", hint="docs/api.md lists the routes.")
+        )
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return refusal(
+            UsageError(
+                f"The body is larger than {BODY_LIMIT // 2**20} MiB, the most that ComfyUI takes.",
+                hint="Pictures inside the workflow make it that large: upload them as files.",
+                code="too_large",
+            )
+        )
+    return refusal(UsageError(f"The request cannot be read: {error.reason}.", code="bad_request"))

@@ -1,0 +1,73 @@
+"""What the handlers may reach: the values that app.py hands over, under one key of the aiohttp application.
+
+The API asks and asks for; it decides nothing about links or jobs. `Tunnels` is all it knows of tunnels, so that this room never
+imports the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from comfytunnel import wire
+from comfytunnel.feed import Feed
+from comfytunnel.jobs.scheduler import Scheduler
+from comfytunnel.jobs.store import Store
+
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
+
+
+class Tunnels(Protocol):
+    """The tunnels as the API sees them. A name that is not known raises NotFoundError `tunnel_not_found` with the known ones."""
+
+    @property
+    def changed(self) -> Feed[int]:
+        """Pokes when any tunnel, the set of tunnels or the daemon-wide cause has changed."""
+
+    def names(self) -> list[str]: ...
+
+    def status(self, name: str) -> wire.Tunnel: ...
+
+    def up(self, name: str) -> None: ...
+
+    def down(self, name: str) -> None: ...
+
+    def reconnect(self, name: str) -> None: ...
+
+    def cause(self) -> wire.Cause | None:
+        """The daemon's own trouble (`config_error`, `state_broken`), or None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """`config`: the path of the config file. `reload` reads it again and says what changed; it raises ConfigError and changes nothing.
+
+    `closing` turns true when the daemon stops: every stream ends at once.
+    """
+
+    tunnels: Tunnels
+    store: Store
+    scheduler: Scheduler
+    reload: Callable[[], Awaitable[dict[str, Any]]]
+    config: str
+    started_at: datetime
+    closing: Feed[bool] = field(default_factory=lambda: Feed(False))
+    streams: set[object] = field(default_factory=set)
+
+
+CONTEXT = web.AppKey("context", Context)
+
+
+def context(request: web.Request) -> Context:
+    return request.app[CONTEXT]
+
+
+def origin(request: web.Request) -> str:
+    """Return "http://HOST" as the caller named us: what absolute URLs start with. Nonsense in Host becomes localhost."""
+    host = request.headers.get("Host", "")
+    return f"http://{host if _HOST.fullmatch(host) else 'localhost'}"

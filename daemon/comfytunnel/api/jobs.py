@@ -1,0 +1,208 @@
+"""Handlers of /api/v2/jobs, and the picture of a job as Comfy API v2 draws it.
+
+The contract to the letter: absolute URLs from the request's Host, every field present, our own data under `comfytunnel`. What may be
+submitted is judged by the scheduler; here a request is only read.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from aiohttp import web
+
+from comfytunnel import wire
+from comfytunnel.api.answers import answer, read_json
+from comfytunnel.api.context import Context, context, origin
+from comfytunnel.errors import NotFoundError, UsageError, WorkflowError
+from comfytunnel.jobs.model import Job, LiveProgress, NewJob, Output, Status
+
+PAGE = 100  # jobs on one page of the list, and the most that may be asked for
+PARTNER_KEY = "api_key_comfy_org"  # the one key that the contract allows in extra_data
+
+
+async def submit(request: web.Request) -> web.Response:
+    """201 once the job is on disk, whether or not any tunnel is up."""
+    asked = await _read_request(request)
+    extra = asked.comfytunnel
+    its = context(request)
+    job = await its.scheduler.submit(
+        NewJob(workflow=asked.workflow, tunnel=extra.tunnel, label=extra.label, priority=extra.priority)
+    )
+    return answer(await view(its, job, origin(request)), 201)
+
+
+async def _read_request(request: web.Request) -> wire.JobRequest:
+    try:
+        asked = await read_json(request, wire.JobRequest)
+    except UsageError as error:
+        if error.details.get("path") == "$.workflow" or "field `workflow`" in error.message:
+            raise WorkflowError(
+                "The request holds no workflow: `workflow` must be a JSON object.",
+                hint='Send {"workflow": {...}} with the graph that ComfyUI exports as "API format".',
+                details=error.details,
+            ) from error
+        raise
+    if PARTNER_KEY in asked.extra_data:
+        raise UsageError(
+            f"extra_data.{PARTNER_KEY} is not taken: it would put your key on the rented instance.",
+            hint="Leave it out; nodes that call partner services do not run through comfytunnel yet.",
+            details={"path": f"$.extra_data.{PARTNER_KEY}"},
+        )
+    for name in asked.extra_data:
+        raise UsageError(
+            f"extra_data holds {name!r}, which Comfy API v2 does not allow.",
+            hint="Leave it out.",
+            details={"path": f"$.extra_data.{name}"},
+        )
+    return asked
+
+
+async def listing(request: web.Request) -> web.Response:
+    """Newest first. Ours: the contract has no list."""
+    its, query = context(request), request.query
+    unknown = sorted(set(query) - {"status", "cursor", "limit"})
+    if unknown:
+        raise UsageError(
+            f"The list of jobs knows no parameter {unknown[0]!r}.", hint="It takes status, cursor, limit."
+        )
+    found, following = await its.store.listing(
+        status=_status(query.get("status")), cursor=query.get("cursor"), limit=_limit(query.get("limit"))
+    )
+    base = origin(request)
+    return answer(wire.JobList([await view(its, job, base) for job in found], following))
+
+
+def _status(given: str | None) -> Status | None:
+    try:
+        return None if given is None else Status(given)
+    except ValueError:
+        raise UsageError(f"There is no status {given!r}.", hint=f"There are {', '.join(Status)}.") from None
+
+
+def _limit(given: str | None) -> int:
+    if given is None:
+        return PAGE
+    if not (given.isascii() and given.isdigit() and 1 <= int(given[:4]) <= PAGE):
+        raise UsageError(f"limit is {given!r}, and must be a number from 1 to {PAGE}.")
+    return int(given)
+
+
+async def show(request: web.Request) -> web.Response:
+    its = context(request)
+    return answer(await view(its, await find(request), origin(request)))
+
+
+async def workflow(request: web.Request) -> web.Response:
+    """The graph as it was submitted, without extra_data: that may hold a secret."""
+    found = await context(request).store.workflow((await find(request)).id)
+    if found is None:
+        raise _unknown(request)
+    return answer(wire.JobWorkflow(found))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """200 with the job as it is now: canceled, canceling, or ended already."""
+    its = context(request)
+    job = await its.scheduler.cancel((await find(request)).id)
+    return answer(await view(its, job, origin(request)))
+
+
+async def find(request: web.Request) -> Job:
+    """Return the job that the path names. NotFoundError when there is none."""
+    job = await context(request).store.get(request.match_info["id"])
+    if job is None:
+        raise _unknown(request)
+    return job
+
+
+def _unknown(request: web.Request) -> NotFoundError:
+    return NotFoundError(
+        f"There is no job {request.match_info['id']}.",
+        hint="`comfytunnel jobs list` shows those that are kept.",
+    )
+
+
+async def view(its: Context, job: Job, base: str) -> wire.Job:
+    """Return the job as the contract shows it; `base` is what its URLs start with."""
+    its_own = f"{base}/api/v2/jobs/{job.id}"
+    outputs = await its.store.outputs(job.id)
+    return wire.Job(
+        id=job.id,
+        status=job.status.value,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        completed_at=job.completed_at,
+        expires_at=wire.NEVER,
+        queue_position=its.scheduler.queue_position(job),
+        progress=progress_view(its.scheduler.progress(job.id), job),
+        outputs=[output_view(output, base) for output in outputs],
+        error=wire.JobError(**msgspec.structs.asdict(job.error)) if job.error else None,
+        urls=wire.JobUrls(self=its_own, events=f"{its_own}/events", cancel=f"{its_own}/cancel"),
+        metrics={
+            "queue_ms": _milliseconds(job.created_at, job.started_at),
+            "execution_ms": _milliseconds(job.started_at, job.completed_at),
+        },
+        comfytunnel=wire.JobExtra(
+            revision=job.revision,
+            tunnel=job.place or job.tunnel,
+            label=job.label,
+            priority=job.priority,
+            waits_for=_waits_view(its, job),
+            executions=job.executions,
+            retry_of=job.retry_of,
+            folder=job.folder,
+            note=job.note,
+        ),
+    )
+
+
+def status_view(its: Context, job: Job) -> wire.StatusEvent:
+    waits = _waits_view(its, job)
+    return wire.StatusEvent(
+        job.status.value, its.scheduler.queue_position(job), wire.StatusExtra(waits) if waits else None
+    )
+
+
+def _waits_view(its: Context, job: Job) -> wire.WaitsFor | None:
+    waits = its.scheduler.waits_for(job)
+    if waits is None:
+        return None
+    return wire.WaitsFor(waits.code, waits.message, waits.since or job.created_at, waits.hint)
+
+
+def progress_view(live: LiveProgress | None, job: Job) -> wire.Progress | None:
+    """Return the latest snapshot; all of it for a job that has succeeded, null for one that has not begun."""
+    if live is None:
+        done = job.status is Status.SUCCEEDED
+        return wire.Progress(1.0, job.nodes_total, job.nodes_total) if done else None
+    return wire.Progress(
+        value=min(max(live.value, 0.0), 1.0),
+        nodes_done=live.nodes_done,
+        nodes_total=live.nodes_total,
+        current_node=live.current_node,
+        current_node_class=live.current_node_class,
+        step=live.step,
+        steps=live.steps,
+        message=live.message,
+    )
+
+
+def output_view(output: Output, base: str) -> wire.Output:
+    return wire.Output(
+        node_id=output.node_id,
+        name=output.name,
+        type=output.kind,
+        content_type=output.content_type,
+        size_bytes=output.size,
+        id=output.asset_id,
+        hash=f"blake3:{output.blake3}",
+        url=f"{base}/api/v2/assets/{output.asset_id}/content",
+        url_expires_at=wire.NEVER,
+        job_id=output.job_id,
+        comfytunnel=wire.OutputExtra(output.path, output.sha256, output.cached),
+    )
+
+
+def _milliseconds(start: datetime | None, end: datetime | None) -> int | None:
+    return None if start is None or end is None else round((end - start).total_seconds() * 1000)

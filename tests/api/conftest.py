@@ -1,0 +1,236 @@
+"""The API on a real Unix socket over a real store; tunnels and the scheduler's live side are set by hand, to the moment a test needs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import aiohttp
+import msgspec
+import pytest
+
+from comfytunnel import wire
+from comfytunnel.api.context import Context
+from comfytunnel.api.listen import Lock, control_socket
+from comfytunnel.api.server import Server
+from comfytunnel.errors import NotFoundError
+from comfytunnel.feed import Feed
+from comfytunnel.jobs.model import TERMINAL, Job, LiveProgress, NewJob, Output, Preview, Stage, Status, Waits
+from comfytunnel.jobs.scheduler import Scheduler
+from comfytunnel.jobs.store import Store
+from comfytunnel.workflow.graph import parse_api_graph
+
+STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+WORKFLOW = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+}
+
+
+def a_tunnel(**changes: Any) -> wire.Tunnel:
+    plain = wire.Tunnel(
+        phase="up",
+        since=STARTED,
+        cause=None,
+        next=None,
+        comfyui=wire.ComfyUI("serving", "0.33.0", 0),
+        rtt_ms=12.5,
+        listen=["127.0.0.1:18188", "[::1]:18188"],
+        remote="localhost:18188",
+        ssh=wire.Ssh("ssh2.vast.ai", 13273, "root"),
+        counters=wire.Counters(),
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+class HandTunnels:
+    """Satisfies api.context.Tunnels; a test sets what is so."""
+
+    def __init__(self) -> None:
+        self.changed: Feed[int] = Feed(0)
+        self.known: dict[str, wire.Tunnel] = {"default": a_tunnel()}
+        self.asked: list[tuple[str, str]] = []
+        self.trouble: wire.Cause | None = None
+
+    def names(self) -> list[str]:
+        return list(self.known)
+
+    def status(self, name: str) -> wire.Tunnel:
+        if name not in self.known:
+            raise NotFoundError(
+                f"There is no tunnel {name!r}.",
+                hint=f"Known: {', '.join(self.known)}.",
+                code="tunnel_not_found",
+            )
+        return self.known[name]
+
+    def up(self, name: str) -> None:
+        self.set(name, phase="connecting")
+        self.asked.append(("up", name))
+
+    def down(self, name: str) -> None:
+        self.set(name, phase="down")
+        self.asked.append(("down", name))
+
+    def reconnect(self, name: str) -> None:
+        self.set(name, phase="connecting")
+        self.asked.append(("reconnect", name))
+
+    def cause(self) -> wire.Cause | None:
+        return self.trouble
+
+    def set(self, name: str, **changes: Any) -> None:
+        self.known[name] = msgspec.structs.replace(self.status(name), **changes)
+        self.poke()
+
+    def poke(self) -> None:
+        self.changed.set(self.changed.value + 1)
+
+
+class HandScheduler:
+    """What the API asks of the scheduler, over the real store; a test moves the jobs and sets their progress."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.live: Feed[int] = Feed(0)
+        self.now: dict[str, LiveProgress] = {}
+        self.pictures: dict[str, Preview] = {}
+        self.waits: Waits | None = Waits("link_down", "the link is connecting", "", STARTED)
+
+    async def submit(self, new: NewJob) -> Job:
+        parse_api_graph(new.workflow)
+        return await self.store.add(new, now=datetime.now(UTC))
+
+    async def cancel(self, job_id: str) -> Job:
+        job = await self.store.get(job_id)
+        assert job is not None
+        if job.status in TERMINAL:
+            return job
+        return await self.move(job_id, Stage.ENDED, status=Status.CANCELED, completed_at=datetime.now(UTC))
+
+    def progress(self, job_id: str) -> LiveProgress | None:
+        return self.now.get(job_id)
+
+    def preview(self, job_id: str) -> Preview | None:
+        return self.pictures.get(job_id)
+
+    def queue_position(self, job: Job) -> int | None:
+        return 0 if job.status is Status.QUEUED else None
+
+    def waits_for(self, job: Job) -> Waits | None:
+        return self.waits if job.status is Status.QUEUED else None
+
+    # by hand
+
+    def poke(self) -> None:
+        self.live.set(self.live.value + 1)
+
+    async def move(self, job_id: str, stage: Stage, **changes: Any) -> Job:
+        job = await self.store.move(job_id, expect=set(Stage) - {Stage.ENDED}, stage=stage, **changes)
+        assert job is not None
+        return job
+
+    async def start(self, job_id: str) -> None:
+        await self.move(job_id, Stage.SUBMITTING)
+        await self.move(
+            job_id, Stage.ON_SERVER, status=Status.RUNNING, started_at=datetime.now(UTC), executions=1
+        )
+
+    async def output(self, job_id: str, path: Path, content_type: str = "image/png") -> Output:
+        output = an_output(job_id, path, content_type)
+        await self.store.add_output(output)
+        return output
+
+    async def succeed(self, job_id: str) -> None:
+        await self.move(job_id, Stage.FETCHING)
+        await self.move(job_id, Stage.ENDED, status=Status.SUCCEEDED, completed_at=datetime.now(UTC))
+
+
+def an_output(job_id: str, path: Path, content_type: str) -> Output:
+    return Output(
+        asset_id=f"0a0a0a0a-0000-4000-8000-{abs(hash(path)) % 10**12:012d}",
+        job_id=job_id,
+        ord=0,
+        node_id="2",
+        name=path.name,
+        kind="image" if content_type.startswith("image/") else "file",
+        content_type=content_type,
+        size=path.stat().st_size,
+        blake3="b" * 64,
+        sha256="a" * 64,
+        path=str(path),
+    )
+
+
+@dataclass
+class Api:
+    """A served API and the hands behind it."""
+
+    path: Path
+    context: Context
+    tunnels: HandTunnels
+    scheduler: HandScheduler
+    store: Store
+    server: Server
+    http: aiohttp.ClientSession
+    reloads: list[Any]
+
+    async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        """Return the status and the JSON of an answer."""
+        async with self.http.request(method, f"http://localhost{path}", **options) as response:
+            return response.status, await response.json()
+
+    async def submit(self, **extra: Any) -> str:
+        status, job = await self.ask("POST", "/api/v2/jobs", json={"workflow": WORKFLOW, **extra})
+        assert status == 201, job
+        return str(job["id"])
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A private folder with a short path: a socket's may have 103 bytes at most."""
+    folder = Path(tempfile.mkdtemp(prefix="ct-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[Api]:
+    store = await Store.open(folder / "state" / "jobs.db")
+    tunnels, scheduler, reloads = HandTunnels(), HandScheduler(store), list[Any]()
+
+    async def reload() -> dict[str, Any]:
+        reloads.append(1)
+        return {"reloaded": "config.toml", "added": [], "removed": [], "changed": []}
+
+    context = Context(
+        tunnels=tunnels,
+        store=store,
+        scheduler=cast(Scheduler, scheduler),
+        reload=reload,
+        config=str(folder / "config.toml"),
+        started_at=STARTED,
+    )
+    path = folder / "run" / "control.sock"
+    try:
+        with Lock(path.parent, folder / "state") as lock, control_socket(path, lock) as sock:
+            async with (
+                Server(context, sock) as server,
+                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http,
+            ):
+                yield Api(path, context, tunnels, scheduler, store, server, http, reloads)
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def api(short: Path) -> AsyncIterator[Api]:
+    async with serving(short) as served, asyncio.timeout(25):
+        yield served
