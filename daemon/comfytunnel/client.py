@@ -1,0 +1,339 @@
+"""The Python client of the control API: `Client().status()`. Each call opens a connection of its own and closes it.
+
+The shell around protocol.py: it sends and receives over the Unix socket with http.client, because that starts in 20 ms where
+httpx takes 180 (measured). Nothing of the daemon is imported here: the API is the only thing that the two share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from comfytunnel import paths, wire
+from comfytunnel.errors import NotRunningError, RefusedError, RemoteError, TimedOutError
+from comfytunnel.protocol import (
+    DAEMON_EVENTS,
+    JOB_EVENTS,
+    Call,
+    DaemonEvent,
+    EventParser,
+    Goal,
+    JobEvent,
+    ServerSentEvent,
+    decode,
+    error_from,
+    usable,
+)
+
+T = TypeVar("T")
+
+SILENCE = 40.0  # seconds without a byte after which a stream is dead; the daemon sends a comment every 15 s
+PATIENCE = (
+    60.0  # seconds that a restart of the daemon may take before `follow` gives up the view (never the job)
+)
+PAUSE = 0.3  # seconds between two attempts to find the daemon again
+CHUNK = 1 << 20  # bytes; the largest single read
+NOT_RUNNING = (
+    "Start it: `systemctl --user start comfytunnel`, or `comfytunnel daemon` in a terminal of its own."
+)
+
+
+class Client:
+    """The daemon behind one control socket. Calls block; `timeout` is in seconds and holds for each answer.
+
+    Every call may raise NotRunningError (no daemon, or one that does not answer), RefusedError (not our daemon), and what its
+    route answers with.
+    """
+
+    def __init__(self, socket_path: Path | None = None, timeout: float = 10.0) -> None:
+        self.socket_path = socket_path or paths.socket_path()
+        self.timeout = timeout
+        self.last_event_id = ""
+        """The id of the last event that `events` has returned: where to resume."""
+
+    def status(self) -> wire.Status:
+        return self._call(Call("GET", "/v1/status", wire.Status))
+
+    def health(self) -> wire.Health:
+        return self._call(Call("GET", "/v1/health", wire.Health))
+
+    def ready(self) -> wire.Ready:
+        """Whether work could be done now; `why` says for each tunnel what it lacks."""
+        try:
+            return self._call(Call("GET", "/v1/ready", wire.Ready))
+        except RemoteError as error:
+            if error.code_on_wire != "not_ready":
+                raise
+            return wire.Ready(False, error.details.get("why") or {"": error.message})
+
+    def tunnels(self) -> dict[str, wire.Tunnel]:
+        return self._call(Call("GET", "/v1/tunnels", dict[str, wire.Tunnel]))
+
+    def tunnel(self, name: str) -> wire.Tunnel:
+        """NotFoundError for a name that is not configured; so too up, down and reconnect, which return the state right after."""
+        return self._call(Call("GET", f"/v1/tunnels/{_part(name)}", wire.Tunnel))
+
+    def up(self, name: str) -> wire.Tunnel:
+        return self._call(Call("POST", f"/v1/tunnels/{_part(name)}/up", wire.Tunnel))
+
+    def down(self, name: str) -> wire.Tunnel:
+        return self._call(Call("POST", f"/v1/tunnels/{_part(name)}/down", wire.Tunnel))
+
+    def reconnect(self, name: str) -> wire.Tunnel:
+        return self._call(Call("POST", f"/v1/tunnels/{_part(name)}/reconnect", wire.Tunnel))
+
+    def reload(self) -> dict[str, Any]:
+        """Let the daemon read its config again. ConfigError when it is broken; then nothing has changed."""
+        return self._call(Call("POST", "/v1/reload", dict[str, Any]))
+
+    def submit(
+        self,
+        workflow: dict[str, Any],
+        *,
+        tunnel: str | None = None,
+        label: str | None = None,
+        priority: int = 0,
+    ) -> wire.Job:
+        """Hand over a workflow in API format and return the job: it is on disk then. WorkflowError when it can never run."""
+        extra = wire.JobRequestExtra(tunnel=tunnel, label=label, priority=priority)
+        body = msgspec.json.encode(wire.JobRequest(workflow=workflow, comfytunnel=extra))
+        return self._call(Call("POST", "/api/v2/jobs", wire.Job, body))
+
+    def job(self, job_id: str) -> wire.Job:
+        return self._call(Call("GET", f"/api/v2/jobs/{_part(job_id)}", wire.Job))
+
+    def jobs(
+        self, *, status: str | None = None, cursor: str | None = None, limit: int | None = None
+    ) -> wire.JobList:
+        """Return one page, the newest first; `next_cursor` of it asks for the next."""
+        asked = {"status": status, "cursor": cursor, "limit": limit}
+        query = urlencode({name: value for name, value in asked.items() if value is not None})
+        return self._call(Call("GET", f"/api/v2/jobs{'?' if query else ''}{query}", wire.JobList))
+
+    def cancel(self, job_id: str) -> wire.Job:
+        return self._call(Call("POST", f"/api/v2/jobs/{_part(job_id)}/cancel", wire.Job))
+
+    def download(self, asset_id: str, to: BinaryIO) -> int:
+        """Write the asset's bytes to `to` and return their number."""
+        done = 0
+        with self._exchange(Call("GET", f"/api/v2/assets/{_part(asset_id)}/content", bytes)) as answer:
+            while chunk := answer.read_some():
+                to.write(chunk)
+                done += len(chunk)
+        return done
+
+    def events(
+        self, last_event_id: str | None = None, *, timeout: float | None = None
+    ) -> Iterator[DaemonEvent]:
+        """What happens in the daemon: a Status first, then TunnelEvent and Job. Ends when the daemon stops.
+
+        With the id of the last event seen (`last_event_id`), the jobs that have changed since come first. TimedOutError after
+        `timeout` seconds in all.
+        """
+        for event in self._stream("/v1/events", last_event_id, timeout):
+            kind = DAEMON_EVENTS.get(event.name)
+            self.last_event_id = event.id
+            if kind is not None:
+                yield decode(event.data, kind)
+
+    def job_events(self, job_id: str, *, timeout: float | None = None) -> Iterator[JobEvent]:
+        """The live view of one job; ends after its terminal status, or when the daemon stops."""
+        for event in self._stream(f"/api/v2/jobs/{_part(job_id)}/events", None, timeout):
+            kind = JOB_EVENTS.get(event.name)
+            if kind is not None:
+                yield decode(event.data, kind)
+
+    def follow(
+        self, job_id: str, *, timeout: float | None = None, patience: float = PATIENCE
+    ) -> Iterator[JobEvent | wire.Job]:
+        """The live view of one job over restarts of the daemon; the last item is the finished Job.
+
+        An output comes once. TimedOutError after `timeout` seconds, NotRunningError when the daemon stays away for `patience`
+        seconds: the job is on disk and goes on when the daemon does.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        lost_at: float | None = None
+        shown: set[str] = set()
+        while True:
+            try:
+                for event in self._events_or_snapshot(job_id, deadline):
+                    lost_at = None
+                    if isinstance(event, wire.Output):
+                        if event.id in shown:
+                            continue
+                        shown.add(event.id)
+                    yield event
+                    if isinstance(event, wire.Job):
+                        return
+            except NotRunningError:
+                lost_at = lost_at or time.monotonic()
+                if time.monotonic() - lost_at > patience:
+                    raise
+                if _left(deadline) == 0:
+                    raise TimedOutError(f"{timeout:g} seconds have passed.") from None
+            left = _left(deadline)
+            time.sleep(PAUSE if left is None else min(PAUSE, left))
+
+    def _events_or_snapshot(self, job_id: str, deadline: float | None) -> Iterator[JobEvent | wire.Job]:
+        """The stream as long as it lasts, then the job as it is: its end when it has ended, else what a stream would begin with."""
+        try:
+            yield from self.job_events(job_id, timeout=_left(deadline))
+        except RemoteError as error:  # no stream to be had (too many); the job can still be asked for
+            if error.code_on_wire not in {"too_many_streams", "not_implemented"}:
+                raise
+        job = self.job(job_id)
+        if job.status in wire.TERMINAL:
+            yield from job.outputs
+            yield job
+        else:
+            waits = job.comfytunnel.waits_for if job.comfytunnel else None
+            yield wire.StatusEvent(job.status, job.queue_position, wire.StatusExtra(waits) if waits else None)
+            if job.progress is not None:
+                yield job.progress
+
+    def wait(
+        self,
+        name: str | None = None,
+        *,
+        until: Goal = "serving",
+        timeout: float | None = None,
+        told: Callable[[wire.Status], None] | None = None,
+    ) -> wire.Status:
+        """Return as soon as the tunnel `name` (None: any of them) is up, or up with ComfyUI serving.
+
+        `told` hears of every state on the way. NotFoundError for a name that is not configured, TimedOutError after `timeout`
+        seconds, NotRunningError when the daemon stops meanwhile.
+        """
+        latest = self.status()
+        if name is not None and name not in latest.tunnels:
+            self.tunnel(name)  # raises, with the names that are known
+        if usable(latest, name, until):
+            return latest
+        for event in self.events(timeout=timeout):
+            if isinstance(event, wire.Job):
+                continue
+            if isinstance(event, wire.Status):
+                latest = event
+            else:
+                latest.tunnels[event.name] = event.tunnel
+            if usable(latest, name, until):
+                return latest
+            if told is not None:
+                told(latest)
+        raise NotRunningError("The daemon has stopped while we waited.", hint=NOT_RUNNING)
+
+    def _call(self, call: Call[T]) -> T:
+        with self._exchange(call) as answer:
+            return call.read(answer.status, answer.read())
+
+    def _stream(
+        self, path: str, last_event_id: str | None, timeout: float | None
+    ) -> Iterator[ServerSentEvent]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+        parser = EventParser()
+        with self._exchange(Call("GET", path, bytes), headers) as answer:
+            while True:
+                left = _left(deadline)
+                if left is not None and left <= SILENCE:
+                    try:
+                        data = answer.read_some(left)
+                    except NotRunningError as error:
+                        if _left(deadline):
+                            raise
+                        raise TimedOutError(f"{timeout:g} seconds have passed.") from error
+                else:
+                    data = answer.read_some(SILENCE)
+                if not data:
+                    return
+                yield from parser.feed(data)
+
+    @contextlib.contextmanager
+    def _exchange(self, call: Call[Any], headers: dict[str, str] | None = None) -> Iterator[_Answer]:
+        """Send `call` on a connection of its own, and close it at the end. An answer of 400 and above is raised."""
+        connection = _UnixConnection(self.socket_path, self.timeout)
+        try:
+            with _blame(self.socket_path):
+                connection.request(call.method, call.path, call.body, headers or {})
+                answer = _Answer(connection, connection.getresponse())
+            if answer.status >= 400:
+                raise error_from(answer.status, answer.read())
+            yield answer
+        finally:
+            connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """http.client over AF_UNIX. It calls itself localhost: the daemon builds URLs from that."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self.socket_path = path
+        self.raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def connect(self) -> None:
+        self.raw.settimeout(self.timeout)
+        self.raw.connect(os.fspath(self.socket_path))
+        self.sock = self.raw
+
+    def close(self) -> None:
+        super().close()
+        self.raw.close()
+
+
+class _Answer:
+    """An answer whose body has yet to be read. Both reads raise NotRunningError when the daemon falls silent or away."""
+
+    def __init__(self, connection: _UnixConnection, response: http.client.HTTPResponse) -> None:
+        self._connection = connection
+        self._response = response
+        self.status = response.status
+
+    def read(self) -> bytes:
+        with _blame(self._connection.socket_path):
+            return self._response.read()
+
+    def read_some(self, timeout: float | None = None) -> bytes:
+        """Return the bytes that are there, waiting up to `timeout` seconds for the first; b"" at the end."""
+        with _blame(self._connection.socket_path):
+            if timeout is not None:
+                self._connection.raw.settimeout(max(timeout, 0.001))  # zero would mean: do not block
+            return self._response.read1(CHUNK)
+
+
+@contextlib.contextmanager
+def _blame(path: Path) -> Iterator[None]:
+    """Turn what a socket says about the daemon into our own errors."""
+    try:
+        yield
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise NotRunningError(f"No daemon listens on {path}.", hint=NOT_RUNNING) from error
+    except PermissionError as error:
+        raise RefusedError(
+            f"The socket {path} may not be opened: it belongs to another user.",
+            hint="Each user runs a daemon of their own.",
+        ) from error
+    except TimeoutError as error:
+        raise NotRunningError(
+            f"The daemon on {path} does not answer.",
+            hint="It may be stopped or stuck: restart it (`systemctl --user restart comfytunnel`).",
+        ) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise NotRunningError("The daemon went away before it had answered.", hint=NOT_RUNNING) from error
+
+
+def _part(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
