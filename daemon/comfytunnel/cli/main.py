@@ -1,0 +1,329 @@
+"""The command line: what it takes, and which room does it. Thin: words come from render.py, deeds from client.py.
+
+Whatever a single command needs is imported inside it, so that `status` starts in a tenth of a second. Expected errors end in one line,
+a hint and an exit code (exits.py), never in a traceback; `main` is the only place that catches them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from comfytunnel import __version__, paths, wire
+from comfytunnel.cli import configs, exits, render
+from comfytunnel.client import Client
+from comfytunnel.errors import Error, NotRunningError, TimedOutError, UsageError
+
+app = typer.Typer(
+    name="comfytunnel",
+    help="Keeps the SSH tunnel to a rented ComfyUI alive and runs workflows through it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+jobs_app = typer.Typer(help="Look at jobs and act on them.", rich_markup_mode=None)
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(configs.app, name="config")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TunnelName = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="The tunnel; needed if there are several.")
+]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+Workflow = Annotated[
+    str, typer.Argument(metavar="WORKFLOW.json", help="A workflow in API format; - reads stdin.")
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="DIR", help="Copy the files here; nothing is overwritten."),
+]
+OnTunnel = Annotated[
+    str | None, typer.Option("--tunnel", metavar="NAME", help="Run it there; otherwise anywhere.")
+]
+Label = Annotated[str | None, typer.Option("--label", help="A name for the job, for you to find it by.")]
+Priority = Annotated[int, typer.Option("--priority", min=-1000, max=1000, help="Higher runs earlier.")]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="Give up after so long (exit 4).")
+]
+REDRAW = 1.0  # seconds between two looks of `status --watch`
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    try:
+        app(prog_name="comfytunnel")
+    except Error as error:
+        sys.exit(exits.complain(error))
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        exits.tell(f"comfytunnel {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def daemon(
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: $COMFYTUNNEL_CONFIG, else the user's.")
+    ] = None,
+    socket: Annotated[Path | None, typer.Option(metavar="PATH", help="The control socket.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where jobs are kept.")] = None,
+) -> None:
+    """Run the daemon in the foreground: tunnels, jobs, control socket."""
+    from comfytunnel.app import run_daemon
+
+    code = run_daemon(
+        (config or paths.config_path()).absolute(),
+        (socket or paths.socket_path()).absolute(),
+        (state_dir or paths.state_dir()).absolute(),
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running to play with.")] = False,
+) -> None:
+    """Show the whole road on this machine: a remote of our own, a daemon, one picture, one cut."""
+    from comfytunnel.demo.run import run_demo
+
+    raise typer.Exit(run_demo(keep))
+
+
+@app.command()
+def status(
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on and show every change.")] = False,
+) -> None:
+    """Say what state the tunnels are in, why, and what happens next."""
+    client = Client()
+    if not watch:
+        found = client.status()
+        exits.tell(render.json_text(found, indent=2) if as_json else render.status_text(found, now()))
+    elif as_json or not sys.stdout.isatty():
+        _follow_events(client, as_json)
+    else:
+        _watch_status(client)
+
+
+def _watch_status(client: Client) -> None:
+    """Draw the screen anew each second; a daemon that goes away is shown, and waited for."""
+    client.status()  # no daemon at all is an error, not a screen
+    while True:
+        try:
+            screen = render.status_text(client.status(), now())
+        except NotRunningError as error:
+            screen = f"{error.message}\n  {error.hint}"
+        exits.tell(f"\x1b[H\x1b[2J{screen}")
+        try:
+            time.sleep(REDRAW)
+        except KeyboardInterrupt:
+            return
+
+
+@app.command()
+def wait(
+    name: TunnelName = None,
+    goal: Annotated[
+        Literal["up", "serving"], typer.Option("--for", help="The link, or ComfyUI behind it.")
+    ] = "serving",
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Wait until a tunnel can be used: NAME, or any of them."""
+    latest: list[str] = []
+
+    def told(found: wire.Status) -> None:
+        lines = [
+            render.tunnel_line(key, tunnel) for key, tunnel in found.tunnels.items() if name in (None, key)
+        ]
+        if lines != latest:
+            latest[:] = lines
+            for line in lines:
+                exits.say(line)
+
+    try:
+        found = Client().wait(name, until=goal, timeout=timeout, told=told)
+    except TimedOutError as error:
+        raise TimedOutError(
+            f"Not {goal} after {timeout:g} s.", hint="`comfytunnel status` says why."
+        ) from error
+    if as_json:
+        exits.tell(render.json_text(found, indent=2))
+    else:
+        told(found)
+
+
+@app.command()
+def up(name: TunnelName = None, as_json: AsJson = False) -> None:
+    """Bring a tunnel up and keep it up."""
+    client = Client()
+    chosen = _one_tunnel(client, name)
+    _tell_tunnel(chosen, client.up(chosen), as_json)
+
+
+@app.command()
+def down(name: TunnelName = None, as_json: AsJson = False) -> None:
+    """Take a tunnel down until `up`."""
+    client = Client()
+    chosen = _one_tunnel(client, name)
+    _tell_tunnel(chosen, client.down(chosen), as_json)
+
+
+@app.command()
+def reconnect(name: TunnelName = None, as_json: AsJson = False) -> None:
+    """Drop the link and make a new one at once."""
+    client = Client()
+    chosen = _one_tunnel(client, name)
+    _tell_tunnel(chosen, client.reconnect(chosen), as_json)
+
+
+def _one_tunnel(client: Client, name: str | None) -> str:
+    if name is not None:
+        return name
+    names = list(client.tunnels())
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise UsageError("No tunnel is configured.", hint="Run: comfytunnel setup 'ssh -p ...'")
+    raise UsageError("There are several tunnels: which one?", hint=f"Name one of {', '.join(names)}.")
+
+
+def _tell_tunnel(name: str, tunnel: wire.Tunnel, as_json: bool) -> None:
+    exits.tell(render.json_text(tunnel, indent=2) if as_json else render.tunnel_line(name, tunnel))
+
+
+@app.command()
+def events(as_json: AsJson = False) -> None:
+    """Show what happens as it happens, a line for each event, until Ctrl-C."""
+    _follow_events(Client(), as_json)
+
+
+def _follow_events(client: Client, as_json: bool) -> None:
+    names = {wire.Status: "status", wire.TunnelEvent: "tunnel", wire.Job: "job"}
+    try:
+        for event in client.events():
+            if as_json:
+                exits.tell(render.json_text({"event": names[type(event)], "data": event}))
+            else:
+                exits.tell(render.event_line(event, now()))
+    except KeyboardInterrupt:
+        return
+    raise NotRunningError(
+        "The daemon has stopped.", hint="`comfytunnel events` again shows what it does next."
+    )
+
+
+@app.command()
+def run(
+    workflow: Workflow,
+    output: Folder = None,
+    tunnel: OnTunnel = None,
+    label: Label = None,
+    priority: Priority = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run a workflow, show its progress, print the paths of its files.
+
+    Ctrl-C asks whether to cancel the job or leave it running; without a terminal it is left running. Either way the exit code is 1.
+    """
+    from comfytunnel.cli import run as runs
+
+    code = runs.run(
+        Client(),
+        runs.read_workflow(workflow),
+        folder=output,
+        tunnel=tunnel,
+        label=label,
+        priority=priority,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def submit(
+    workflow: Workflow,
+    tunnel: OnTunnel = None,
+    label: Label = None,
+    priority: Priority = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Hand over a workflow and print the job's id; it runs when a tunnel is there."""
+    from comfytunnel.cli.run import read_workflow
+
+    job = Client().submit(read_workflow(workflow), tunnel=tunnel, label=label, priority=priority)
+    exits.tell(render.json_text(job, indent=2) if as_json else render.safe(job).id)
+
+
+@jobs_app.callback(invoke_without_command=True)
+def jobs(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        jobs_list()
+
+
+@jobs_app.command("list")
+def jobs_list(
+    status: Annotated[
+        str | None, typer.Option(metavar="STATUS", help="Only these: queued, running, failed, ...")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, the newest first."""
+    client = Client()
+    found: list[wire.Job] = []
+    cursor: str | None = None
+    while True:
+        page = client.jobs(status=status, cursor=cursor, limit=min(100, limit - len(found)))
+        found += page.jobs
+        cursor = page.next_cursor
+        if cursor is None or len(found) >= limit:
+            break
+    if as_json:
+        exits.tell(render.json_text(wire.JobList(found, cursor), indent=2))
+        return
+    for job in found:
+        exits.tell(render.job_line(job, now()))
+    if cursor is not None:
+        exits.say(f"there are more: --limit {limit * 5}")
+
+
+@jobs_app.command("show")
+def jobs_show(job_id: JobId, as_json: AsJson = False) -> None:
+    """Show all about one job."""
+    job = Client().job(job_id)
+    exits.tell(render.json_text(job, indent=2) if as_json else render.job_text(job, now()))
+
+
+@jobs_app.command("wait")
+def jobs_wait(job_id: JobId, output: Folder = None, timeout: Timeout = None, as_json: AsJson = False) -> None:
+    """Follow a job to its end and print the paths of its files."""
+    from comfytunnel.cli.run import wait_for
+
+    raise typer.Exit(wait_for(Client(), job_id, folder=output, as_json=as_json, timeout=timeout))
+
+
+@jobs_app.command("cancel")
+def jobs_cancel(
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], as_json: AsJson = False
+) -> None:
+    """Cancel jobs. One that runs stops between two of its steps."""
+    client = Client()
+    for job_id in job_ids:
+        job = client.cancel(job_id)
+        exits.tell(render.json_text(job) if as_json else render.job_line(job, now()))

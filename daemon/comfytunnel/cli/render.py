@@ -1,0 +1,225 @@
+"""From what the daemon says to what a person reads. Pure: values in, text out; the time is handed in.
+
+Everything that came over the wire is made safe first (`safe`), here and nowhere else: node names, banners and tracebacks come from a
+machine that nobody trusts. JSON for programs is exact, with what a terminal could obey written as \\u escapes.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from comfytunnel import wire
+from comfytunnel.printable import printable
+
+T = TypeVar("T")
+
+PHASES = {
+    "up": "up",
+    "down": "down, as you asked",
+    "offline": "no way to the network",
+    "connecting": "connecting",
+    "doubtful": "up? asking whether the link still lives",
+    "waiting": "waiting before the next try",
+    "halted": "halted: it needs you",
+}
+COMFYUI = {
+    "serving": "serving",
+    "starting": "starting, does not listen yet",
+    "down": "down",
+    "wrong_port": "not on this port",
+    "error": "answers with errors",
+    "unknown": "not asked yet",
+}
+NEXT = {"connect": "connects", "ask": "asks whether the link lives", "bind": "tries to take the port"}
+_LINES = frozenset({"traceback", "banner"})  # fields in which a line break means something
+_OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+def safe(value: T) -> T:
+    """Return the wire struct with every string in it made printable."""
+    clean = _clean(msgspec.to_builtins(value, builtin_types=(datetime,)), "")
+    return msgspec.convert(clean, type(value))
+
+
+def _clean(value: Any, key: str) -> Any:
+    if isinstance(value, str):
+        return printable(value, lines=key in _LINES)
+    if isinstance(value, dict):
+        return {printable(str(name)): _clean(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_clean(item, key) for item in value]
+    return value
+
+
+def json_text(value: Any, *, indent: int = 0) -> str:
+    """Return `value` as JSON, on one line unless `indent` is given."""
+    data = msgspec.json.encode(value)
+    text = (msgspec.json.format(data, indent=indent) if indent else data).decode()
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def status_text(status: wire.Status, now: datetime) -> str:
+    """Return the screen of `status`: for each tunnel its state, why, what happens next, ComfyUI and the road; then the jobs."""
+    status = safe(status)
+    lines = [f"comfytunnel {status.version}, pid {status.pid}, running for {span(status.started_at, now)}"]
+    if status.cause is not None:
+        lines += ["", f"  {status.cause.message}", *_hint(status.cause.hint, 2)]
+    if not status.tunnels and status.cause is None:
+        lines += ["", "  No tunnel is configured. Run: comfytunnel setup 'ssh -p ...'"]
+    for name, tunnel in status.tunnels.items():
+        lines += ["", *tunnel_lines(name, tunnel, now)]
+    return "\n".join([*lines, "", f"jobs       {_counts(status.jobs)}"])
+
+
+def tunnel_lines(name: str, tunnel: wire.Tunnel, now: datetime) -> list[str]:
+    tunnel = safe(tunnel)
+    state = PHASES.get(tunnel.phase, tunnel.phase)
+    lines = [f"{printable(name):<10} {state}, for {span(tunnel.since, now)}"]
+    if tunnel.cause is not None and tunnel.phase != "down":
+        lines += [f"  why      {tunnel.cause.message}", *_hint(tunnel.cause.hint, 11)]
+    if tunnel.next is not None:
+        what = NEXT.get(tunnel.next.action, tunnel.next.action)
+        lines.append(f"  next     {what} {when(tunnel.next.at, now)}")
+    lines.append(f"  ComfyUI  {_comfyui(tunnel.comfyui)}")
+    lines.append(f"  road     {_road(tunnel)}")
+    return lines
+
+
+def tunnel_line(name: str, tunnel: wire.Tunnel) -> str:
+    """Return the state of a tunnel on one line."""
+    tunnel = safe(tunnel)
+    why = (
+        f" ({tunnel.cause.message})"
+        if tunnel.cause is not None and tunnel.phase not in {"up", "down"}
+        else ""
+    )
+    comfyui = f"; ComfyUI {_comfyui(tunnel.comfyui)}" if tunnel.phase == "up" else ""
+    return f"{printable(name)}: {PHASES.get(tunnel.phase, tunnel.phase)}{why}{comfyui}"
+
+
+def _comfyui(comfyui: wire.ComfyUI) -> str:
+    words = COMFYUI.get(comfyui.state, comfyui.state)
+    version = f" {comfyui.version}" if comfyui.version else ""
+    queue = f", {comfyui.queue} in its queue" if comfyui.queue else ""
+    detail = f": {comfyui.detail}" if comfyui.detail and comfyui.state != "serving" else ""
+    return f"{words}{version}{queue}{detail}"
+
+
+def _road(tunnel: wire.Tunnel) -> str:
+    user = f"{tunnel.ssh.user}@" if tunnel.ssh.user else ""
+    port = f":{tunnel.ssh.port}" if tunnel.ssh.port else ""
+    delay = f"  ({tunnel.rtt_ms:.0f} ms)" if tunnel.rtt_ms is not None else ""
+    listen = ", ".join(tunnel.listen) or "not bound"
+    return f"{listen} -> {user}{tunnel.ssh.host}{port} -> {tunnel.remote}{delay}"
+
+
+def _counts(counts: wire.JobCounts) -> str:
+    found = [f"{number} {name}" for name, number in msgspec.structs.asdict(counts).items() if number]
+    return ", ".join(found) or "none"
+
+
+def job_line(job: wire.Job, now: datetime) -> str:
+    job = safe(job)
+    extra = job.comfytunnel
+    label = f"  {extra.label}" if extra and extra.label else ""
+    return f"{job.id}  {job.status:<9}  {span(job.created_at, now):>7} ago{label}{_state_of(job)}"
+
+
+def _state_of(job: wire.Job) -> str:
+    if job.error is not None:
+        return f"  {job.error.message}"
+    if job.status == "succeeded":
+        return f"  {len(job.outputs)} file{'' if len(job.outputs) == 1 else 's'}"
+    if job.status == "queued":
+        return f"  {queued_text(job.queue_position, job.comfytunnel.waits_for if job.comfytunnel else None)}"
+    return f"  {progress_text(job.progress)}" if job.progress and job.status == "running" else ""
+
+
+def job_text(job: wire.Job, now: datetime) -> str:
+    """Return all there is to say of a job, over several lines."""
+    job = safe(job)
+    lines = [f"job        {job.id}", f"status     {job.status}{_state_of(job) if job.error is None else ''}"]
+    extra = job.comfytunnel
+    for name, value in (
+        ("label", extra and extra.label),
+        ("tunnel", extra and extra.tunnel),
+        ("note", extra and extra.note),
+    ):
+        if value:
+            lines.append(f"{name:<10} {value}")
+    for name, moment in (
+        ("submitted", job.created_at),
+        ("started", job.started_at),
+        ("ended", job.completed_at),
+    ):
+        if moment is not None:
+            lines.append(f"{name:<10} {moment.astimezone():%Y-%m-%d %H:%M:%S} ({span(moment, now)} ago)")
+    lines += [
+        f"output     {output.comfytunnel.path if output.comfytunnel else output.name}"
+        for output in job.outputs
+    ]
+    if job.error is not None:
+        lines += failure_lines(job.error)
+    return "\n".join(lines)
+
+
+def failure_lines(error: wire.JobError, trace_lines: int = 12) -> list[str]:
+    """Return which node failed and why, with the last lines of its traceback."""
+    error = safe(error)
+    node = f" in node {error.node_id}" if error.node_id else ""
+    kind = f" ({error.class_type})" if error.class_type else ""
+    lines = [f"failed{node}{kind}: {error.message}"]
+    trace = (error.traceback or "").rstrip().splitlines()
+    if len(trace) > trace_lines:
+        lines.append(f"    ... {len(trace) - trace_lines} lines more (--json shows them)")
+    return lines + [f"    {line}" for line in trace[-trace_lines:]]
+
+
+def queued_text(position: int | None, waits: wire.WaitsFor | None) -> str:
+    ahead = f"{position} ahead" if position else ""
+    why = printable(waits.message) if waits else ""
+    return ", ".join(part for part in (ahead, why) if part) or "next"
+
+
+def progress_text(progress: wire.Progress) -> str:
+    progress = safe(progress)
+    node = f", {progress.current_node_class or progress.current_node}" if progress.current_node else ""
+    step = f" {progress.step}/{progress.steps}" if progress.step is not None and progress.steps else ""
+    return f"{progress.value:.0%}, node {progress.nodes_done}/{progress.nodes_total}{node}{step}"
+
+
+def event_line(event: wire.Status | wire.TunnelEvent | wire.Job, now: datetime) -> str:
+    """Return what happened, on one line with the local time."""
+    if isinstance(event, wire.Status):
+        tunnels = (
+            "; ".join(tunnel_line(name, tunnel) for name, tunnel in event.tunnels.items()) or "no tunnels"
+        )
+        text = f"daemon {printable(event.version)}: {tunnels}; jobs: {_counts(event.jobs)}"
+    elif isinstance(event, wire.TunnelEvent):
+        text = tunnel_line(event.name, event.tunnel)
+    else:
+        text = f"job {printable(event.id)}: {event.status}{_state_of(safe(event))}"
+    return f"{now.astimezone():%H:%M:%S}  {text}"
+
+
+def span(start: datetime, end: datetime) -> str:
+    """Return a length of time in one unit: "12 s", "3 min", "5 h", "2 d"."""
+    seconds = max(0, int((end - start).total_seconds()))
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def when(moment: datetime | None, now: datetime) -> str:
+    if moment is None:
+        return "when it is needed"
+    return f"in {span(now, moment)}" if moment > now else "now"
+
+
+def _hint(hint: str, indent: int) -> list[str]:
+    return [f"{' ' * indent}{hint}"] if hint else []
