@@ -136,6 +136,12 @@ async def test_interrupt_of_another_id_changes_nothing(far: Far) -> None:
     assert (await far.finished(running))["status"]["status_str"] == "success"
 
 
+async def test_interrupt_without_a_running_job_is_forgotten(far: Far) -> None:
+    """/interrupt while nothing runs does not hit the next job."""
+    assert (await far.post("/interrupt", {}))[0] == 200
+    assert (await far.run(far.picture()))["status"]["status_str"] == "success"
+
+
 async def test_history_can_be_deleted_and_paged(far: Far) -> None:
     """POST /history delete forgets one entry; max_items gives the newest ones."""
     first, second = far.picture(), far.picture()

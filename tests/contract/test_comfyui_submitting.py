@@ -38,8 +38,13 @@ async def test_server_makes_an_id(far: Far, sent: dict[str, Any]) -> None:
     assert str(uuid.UUID(answer["prompt_id"])) == answer["prompt_id"]
 
 
+_UUID = "5c1d6c8e-3a0f-4a77-9d5e-0b6f8f1f2a3b"
+
+
 @pytest.mark.parametrize(
-    "bad", ["job-1", "", 5, ["x"], str(uuid.uuid4()).upper(), "{" + str(uuid.uuid4()) + "}", uuid.uuid4().hex]
+    "bad",
+    ["job-1", "", 5, ["x"], _UUID.upper(), "{" + _UUID + "}", _UUID.replace("-", "")],
+    ids=["word", "empty", "number", "list", "upper case", "braces", "no hyphens"],
 )
 async def test_id_must_be_canonical(far: Far, bad: Any) -> None:
     """0.33 refuses any id but a lower-case UUID with hyphens, and queues nothing."""
