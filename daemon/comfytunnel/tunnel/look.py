@@ -1,0 +1,73 @@
+"""A look at a host's key without logging in: for `setup`, which shows the fingerprint before the first use. Records nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import asyncssh
+
+from comfytunnel.config import TunnelConfig
+from comfytunnel.tunnel.dial import Resolver, dial
+from comfytunnel.tunnel.hostkeys import HostKeys, fingerprint, name_of
+from comfytunnel.tunnel.link import LinkError
+
+LOOK_DEADLINE = 10.0  # seconds; a person waits, and an instance that is still starting is no reason to
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """`status`: what known_hosts says of the key. `fingerprint` is SHA256:..., empty if the host could not be reached, and
+    `detail` says why then."""
+
+    status: Literal["known", "new", "changed", "unreachable"]
+    fingerprint: str = ""
+    algorithm: str = ""
+    detail: str = ""
+
+
+async def look(config: TunnelConfig) -> Look:
+    """Ask the host for its key. Never raises for what the host or the road does; takes LOOK_DEADLINE at most."""
+    try:
+        async with asyncio.timeout(LOOK_DEADLINE):
+            return await _look(config)
+    except TimeoutError:
+        return Look("unreachable", detail="The host did not answer in time.")
+    except LinkError as error:
+        return Look("unreachable", detail=error.cause.message)
+    except (OSError, asyncssh.Error, ValueError) as error:
+        return Look("unreachable", detail=str(error))
+
+
+async def _look(config: TunnelConfig) -> Look:
+    where: dict[str, Any] = {
+        "host": config.host,
+        "port": config.port or (),
+        "tunnel": config.proxy_jump or (),
+        "proxy_command": config.proxy_command or (),
+        "config": [str(config.ssh_config)] if config.ssh_config and config.ssh_config.is_file() else None,
+    }
+    alias = {"host_key_alias": config.host_key_alias} if config.host_key_alias else {}
+    resolved = await asyncio.to_thread(
+        partial(asyncssh.SSHClientConnectionOptions, **where, **alias, client_keys=None, known_hosts=None)
+    )
+    name = name_of(resolved.host, resolved.port, resolved.host_key_alias)
+    known = HostKeys(config.known_hosts, config.host_key).known(name)
+    direct = not (resolved.tunnel or resolved.proxy_command)
+    sock = await dial(resolved.host, resolved.port, Resolver()) if direct else None
+    try:
+        key = await asyncssh.get_server_host_key(
+            **where,
+            sock=sock,
+            server_host_key_algs=f"^{','.join(known.algorithms)}" if known.algorithms else (),
+        )
+    finally:
+        if sock is not None:
+            sock.close()
+    if key is None:
+        return Look("unreachable", detail="The host showed no key.")
+    if key in known.keys or key in known.bare:
+        return Look("known", fingerprint(key), key.get_algorithm())
+    return Look("changed" if known.keys else "new", fingerprint(key), key.get_algorithm())
