@@ -302,6 +302,16 @@ async def test_old_versions(tmp_path: Path, http: aiohttp.ClientSession) -> None
         assert uuid.UUID((await answer.json())["prompt_id"])
 
 
+async def test_taken_port_leaves_nothing_behind(comfyui: ComfyUI, tmp_path: Path) -> None:
+    """start() on a taken port raises, and works on another one afterwards."""
+    async with asyncio.timeout(DEADLINE):
+        second = ComfyUI(tmp_path / "second")
+        with pytest.raises(OSError, match="in use"):
+            await second.start(port=comfyui.port)
+        assert await second.start() != comfyui.port
+        await second.stop()
+
+
 async def test_runs_as_a_process(tmp_path: Path, http: aiohttp.ClientSession) -> None:
     """python -m comfytunnel.demo.comfyui says where it listens in one line, serves, and ends on SIGTERM with 0."""
     command = [sys.executable, "-m", "comfytunnel.demo.comfyui", "--base", str(tmp_path)]

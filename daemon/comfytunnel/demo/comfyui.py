@@ -57,7 +57,7 @@ class ComfyUI:
         for name in ("input", "output", "temp"):
             (self.base / name).mkdir(parents=True, exist_ok=True)
         self._host = host
-        self._life = Life(
+        life = Life(
             self._folders,
             self.faults,
             version=self.version,
@@ -65,7 +65,12 @@ class ComfyUI:
             posted=self._count,
             changed=self._poke,
         )
-        self.port = await self._life.begin(host, port)
+        try:
+            self.port = await life.begin(host, port)
+        except BaseException:  # the port is taken, or we are cancelled: nothing may be left half alive
+            await life.end()
+            raise
+        self._life = life
         return self.port
 
     async def stop(self) -> None:
