@@ -72,6 +72,7 @@ def test_a_bare_url_is_enough() -> None:
         (":1:h:2", Forward("*", 1, None, "h", 2, None)),
         ("1:[fe80::1]:2", Forward(None, 1, None, "fe80::1", 2, None)),
         ("1:/run/s", Forward(None, 1, None, None, None, "/run/s")),
+        (":1:/run/s", Forward("*", 1, None, None, None, "/run/s")),
         ("[::1]:1:/run/s", Forward("::1", 1, None, None, None, "/run/s")),
         ("/here:h:2", Forward(None, None, "/here", "h", 2, None)),
         ("/here:/there", Forward(None, None, "/here", None, None, "/there")),

@@ -146,6 +146,14 @@ def parse(text: str, source: Path) -> Config:
     )
 
 
+def check_name(name: str) -> str:
+    """Return a name that a tunnel may have, else UsageError."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name):
+        hint = "A name has up to 32 of a-z, 0-9, _ and -, and starts with a letter or a digit."
+        raise UsageError(f"{name!r} is not a name for a tunnel.", hint=hint)
+    return name
+
+
 def line_fields(line: sshline.SshLine) -> dict[str, Any]:
     """Return what an ssh command line says, under the names of the config file. UsageError if a tunnel cannot be so."""
     fields: dict[str, Any] = {"host": line.host, "port": line.port, "user": line.user}
@@ -174,9 +182,10 @@ def line_fields(line: sshline.SshLine) -> dict[str, Any]:
 
 def _tunnel(name: str, table: object, problems: list[Problem]) -> TunnelConfig | None:
     path, before = f"tunnels.{bare(name)}", len(problems)
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name):
-        hint = "A name has up to 32 of a-z, 0-9, _ and -, and starts with a letter or a digit."
-        problems.append(Problem(path, "is not a name for a tunnel.", hint))
+    try:
+        check_name(name)
+    except UsageError as error:
+        problems.append(Problem(path, "is not a name for a tunnel.", error.hint))
     if not isinstance(table, dict):
         problems.append(Problem(path, "must be a table.", f"Write [{path}] on a line of its own."))
         return None

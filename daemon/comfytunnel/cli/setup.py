@@ -1,0 +1,318 @@
+"""`comfytunnel setup 'ssh -p ...'`: shows what would change, asks, and writes the config so that nothing is ever lost.
+
+setupplan.py decides what to write; here it is shown, agreed to, backed up and put in place. All that a person sees goes through
+`say`, all questions through `ask` (None: no terminal, so nothing may be asked). Nothing is written that `config.parse` would refuse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from comfytunnel import config, sshline
+from comfytunnel.cli.setupplan import Plan, new_text, plan, said_before
+from comfytunnel.errors import ConfigError, StateError, UsageError
+from comfytunnel.paths import make_private_folder
+from comfytunnel.sshline import LeftOut
+
+LOOK_SECONDS = 20.0  # for the host key; a little more than a slow relay needs to answer
+
+
+@dataclass(frozen=True, slots=True)
+class HostKeyLook:
+    """The key that the far side shows, beside known_hosts. `detail` says why it could not be seen."""
+
+    fingerprint: str
+    algorithm: str
+    status: Literal["known", "new", "changed", "unreachable"]
+    detail: str = ""
+
+
+Look = Callable[[config.TunnelConfig], Awaitable[HostKeyLook]]
+
+
+@dataclass(frozen=True, slots=True)
+class SetupResult:
+    """What was done. `taken_up`: a running daemon uses it by now; None where nothing was written."""
+
+    path: Path
+    tunnel: str
+    changed: bool
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...] = ()
+    diff: str = ""
+    backup: Path | None = None
+    host_key: HostKeyLook | None = None
+    taken_up: bool | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result for `--json`."""
+        key = self.host_key
+        return {
+            "config": str(self.path),
+            "tunnel": self.tunnel,
+            "changed": self.changed,
+            "left_out": [{"text": item.text, "why": item.why} for item in self.left_out],
+            "notes": list(self.notes),
+            "diff": self.diff,
+            "backup": str(self.backup) if self.backup else None,
+            "host_key": key
+            and {
+                "status": key.status,
+                "algorithm": key.algorithm,
+                "fingerprint": key.fingerprint,
+                "detail": key.detail,
+            },
+            "taken_up": self.taken_up,
+        }
+
+
+async def run_setup(
+    line: str,
+    *,
+    config_path: Path,
+    name: str | None = None,
+    listen: str | None = None,
+    remote: str | None = None,
+    keep_forward: bool = False,
+    yes: bool = False,
+    json: bool = False,
+    ask: Callable[[str], bool] | None = None,
+    say: Callable[[str], None],
+    look: Look,
+    tell_daemon: Callable[[], bool],
+) -> SetupResult:
+    """Write the tunnel that the ssh command line describes into the config.
+
+    `yes` agrees to everything that is shown. With `json` nothing is said and nothing asked. `look` connects to the host for its
+    key (given LOOK_SECONDS), `tell_daemon` returns True if a running daemon has taken the config up.
+    UsageError: the line cannot be used, or a question would have to be asked and nobody is there; ConfigError: the result would
+    not be a config; RefusedError, StateError: the folder or the file cannot be written. In each case nothing has been written.
+    """
+    if json:
+        say, ask = _silent, None
+    asked = sshline.parse(line)
+    old = _read(config_path)
+    base = _sound(old, config_path, yes, ask, say)
+    tables: dict[str, Any] = tomllib.loads(base or "").get("tunnels", {})
+    tunnel = _choose(name, tables)
+    made = plan(
+        asked,
+        tables.get(tunnel),
+        listen=listen,
+        remote=remote,
+        keep_forward=keep_forward,
+        folder=Path.cwd(),
+    )
+    _agree_to_command(made, tables.get(tunnel), yes, ask, say)
+    text = new_text(base, tunnel, made.values)
+    parsed = config.parse(text, config_path)
+    new = parsed.tunnels[tunnel]
+    for item in made.left_out:
+        say(f"Left out  {_visible(str(item))}")
+    for note in made.notes:
+        say(_visible(note))
+    left_out, notes = tuple(made.left_out), tuple(made.notes)
+    if base is not None and tunnel in tables and config.parse(base, config_path).tunnels[tunnel] == new:
+        say(f"Nothing to do: tunnel {tunnel} in {config_path} says this already.")
+        return SetupResult(config_path, tunnel, False, left_out, notes)
+    if old is not None and not yes and ask is None:
+        raise UsageError(
+            f"{config_path} exists and there is no terminal to ask whether it may be changed; nothing was written.",
+            hint="Say --yes to agree.",
+        )
+    key = await _look(look, new)
+    _say_key(key, new, say)
+    diff = _diff(old or "", text, config_path)
+    say(diff)
+    if old is not None and not (yes or (ask and ask(f"Write this to {config_path}?"))):
+        say("Nothing was written.")
+        return SetupResult(config_path, tunnel, False, left_out, notes, diff, host_key=key)
+    backup = _put(config_path, old, text, datetime.now().astimezone())
+    say(f"Wrote {config_path}" + (f", what was there is in {backup}." if backup else "."))
+    taken_up = tell_daemon()
+    if taken_up:
+        say("The running daemon has taken it up.")
+    else:
+        say("No daemon is running; it will be used at the next start: comfytunnel daemon")
+    return SetupResult(config_path, tunnel, True, left_out, notes, diff, backup, key, taken_up)
+
+
+def _silent(_text: str) -> None:
+    """Say nothing."""
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a text (byte {error.start}).", hint="Move it away first.") from None
+    except OSError as error:
+        raise StateError(
+            f"{path} cannot be read: {error.strerror}.", hint="Check its permissions."
+        ) from error
+
+
+def _sound(
+    old: str | None, path: Path, yes: bool, ask: Callable[[str], bool] | None, say: Callable[[str], None]
+) -> str | None:
+    """Return the text to edit, None to begin anew: there is no file, or it is broken and may be set aside."""
+    if old is None:
+        return None
+    try:
+        config.parse(old, path)
+    except ConfigError as error:
+        if [problem.path for problem in error.problems] == ["tunnels"] and not tomllib.loads(old).get(
+            "tunnels"
+        ):
+            return old  # sound, only without a tunnel yet
+        say(f"{path} cannot be used as it is:")
+        for problem in error.problems:
+            say(f"  {_visible(str(problem))}")
+        if yes or (ask and ask("Keep it as a backup and write a new one?")):
+            return None
+        raise UsageError(
+            f"{error.message} Nothing was written.", hint="Mend it, or let it be set aside with --yes."
+        ) from None
+    return old
+
+
+def _choose(name: str | None, tables: dict[str, Any]) -> str:
+    if name is not None:
+        return config.check_name(name)
+    if len(tables) == 1:
+        return next(iter(tables))
+    if not tables or "default" in tables:
+        return "default"
+    raise UsageError(
+        f"There are several tunnels: {', '.join(tables)}.", hint="Say which with --name, or a new name."
+    )
+
+
+def _agree_to_command(
+    made: Plan,
+    table: dict[str, Any] | None,
+    yes: bool,
+    ask: Callable[[str], bool] | None,
+    say: Callable[[str], None],
+) -> None:
+    """A ProxyCommand is a program that runs here, at every connection: it is kept only if the person has seen it."""
+    command, before = made.values.get("proxy_command"), said_before(table or {})
+    if command is None or command == before.get("proxy_command"):
+        return
+    say(f"The command line starts a program on this machine at every connection: {_visible(command)}")
+    if yes or (ask and ask("Keep this ProxyCommand?")):
+        return
+    del made.values["proxy_command"]
+    made.values |= {key: before[key] for key in ("proxy_jump", "proxy_command") if key in before}
+    why = (
+        "it starts a program on this machine, and you did not agree"
+        if ask
+        else "nobody could be asked; say --yes"
+    )
+    made.left_out.append(LeftOut(f"ProxyCommand {command}", why))
+
+
+async def _look(look: Look, tunnel: config.TunnelConfig) -> HostKeyLook:
+    try:
+        async with asyncio.timeout(LOOK_SECONDS):
+            return await look(tunnel)
+    except TimeoutError:
+        return HostKeyLook("", "", "unreachable", f"no answer in {LOOK_SECONDS:.0f} s")
+
+
+def _say_key(key: HostKeyLook, tunnel: config.TunnelConfig, say: Callable[[str], None]) -> None:
+    shown = _visible(f"{key.algorithm} {key.fingerprint}")
+    match key.status:
+        case "known":
+            say(f"Host key of {tunnel.host}: {shown} (known)")
+        case "new" if tunnel.host_key == "accept-new":
+            say(f"Host key of {tunnel.host}: {shown} (first use: it is recorded when the tunnel connects)")
+        case "new":
+            say(f"Host key of {tunnel.host}: {shown} (unknown; host_key = {tunnel.host_key!r}:")
+            say(f"  the tunnel waits until you say: comfytunnel trust {tunnel.name})")
+        case "changed":
+            say(f"Host key of {tunnel.host}: {shown} is NOT the one in {tunnel.known_hosts}.")
+            say(
+                "  On Vast.ai a port often belonged to another instance before; anywhere else it can be an attack."
+            )
+            say(f"  If you expect it: comfytunnel trust {tunnel.name}")
+        case "unreachable":
+            say(
+                f"Host key of {tunnel.host}: not seen, {_visible(key.detail)}. The instance may still be starting."
+            )
+
+
+def _diff(old: str, new: str, path: Path) -> str:
+    """Return a unified diff that is safe to print: control characters escaped, the token hidden."""
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), str(path), f"{path} (new)", lineterm="")
+    hidden = (re.sub(r"^([ +-]\s*token\s*=).*", r"\1 (hidden)", line) for line in lines)
+    return "\n".join(_visible(line) for line in hidden)
+
+
+def _visible(text: str) -> str:
+    return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in text)
+
+
+def _put(path: Path, old: str | None, text: str, now: datetime) -> Path | None:
+    """Write the file in one step, 0600, through a link to what it points to; return the backup of what was there."""
+    make_private_folder(path.parent)
+    real = path.resolve()
+    try:
+        backup = None if old is None else _backup(path, old, now)
+        if _read(path) != old:
+            raise UsageError(f"{path} was changed by another program just now.", hint="Run setup again.")
+        _replace(real, text)
+    except OSError as error:
+        raise StateError(
+            f"{path} cannot be written: {error.strerror}.",
+            hint="It is as it was; check the disk and the folder.",
+        ) from error
+    return backup
+
+
+def _backup(path: Path, text: str, now: datetime) -> Path:
+    """Keep the text beside the config under a name that no backup has yet."""
+    stem = f"{path.name}.bak-{now:%Y%m%d-%H%M%S}"
+    for number in range(1, 100):
+        backup = path.with_name(stem if number == 1 else f"{stem}-{number}")
+        try:
+            handle = os.open(backup, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            continue
+        _write(handle, text)
+        return backup
+    raise StateError(f"There are 99 backups of this second beside {path}.", hint="Wait a second.")
+
+
+def _replace(real: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name}.")  # mkstemp makes it 0600
+    try:
+        _write(handle, text)
+        Path(temporary).replace(real)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(real.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write(handle: int, text: str) -> None:
+    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(handle)
