@@ -184,6 +184,8 @@ class _Reader:
                 check_jump(value)
             both = {"proxy_jump", "proxy_command"} & self.once.keys()
             self._once(next(iter(both), KEPT_OPTIONS[key]), value, text, same=KEPT_OPTIONS[key])
+        elif key == "hostkeyalias":
+            self._once("host_key_alias", check_host(value), text)
         elif key == "port":
             self._once("port", str(parse_port(value, text)), text)
         elif key == "user":

@@ -88,6 +88,7 @@ KEPT_OPTIONS = {
 }
 
 _UNSAFE = re.compile(r"""[\s'"`$\\;&<>|(){}/]""")
+_PATTERN = re.compile(r"[*?!,#@\[\]]")  # would be more than one name in a line of known_hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +133,15 @@ def parse_forward(spec: str) -> Forward:
 
 
 def check_host(host: str) -> str:
-    """Return a host name or address that is safe to hand on, else UsageError: no leading dash, blanks, control or shell characters."""
-    if not host or host.startswith("-") or not host.isprintable() or _UNSAFE.search(host):
+    """Return a host name or address that is safe to hand on, else UsageError: no leading dash, blanks, control characters, or signs
+    that a shell or known_hosts would give a meaning."""
+    if (
+        not host
+        or host.startswith("-")
+        or not host.isprintable()
+        or _UNSAFE.search(host)
+        or _PATTERN.search(host)
+    ):
         raise UsageError(f"{host!r} cannot be the name of a host.", hint=EXAMPLE)
     if ":" in host and not _is_ipv6(host):
         name, _, port = host.rpartition(":")

@@ -20,7 +20,7 @@ from comfytunnel.cli.setup import HostKeyLook, SetupResult, run_setup
 from comfytunnel.cli.setupplan import new_text, plan, render_line
 from comfytunnel.config import Tcp, TunnelConfig
 from comfytunnel.configfields import TUNNEL_FIELDS
-from comfytunnel.errors import ConfigError, RefusedError, UsageError
+from comfytunnel.errors import ConfigError, RefusedError, StateError, UsageError
 from comfytunnel.sshline import parse
 
 VAST = "ssh -p 13273 root@ssh2.vast.ai -L 8080:localhost:8080"
@@ -353,6 +353,16 @@ def test_a_proxy_command_without_consent_is_left_out_and_named(path: Path) -> No
         assert person.looked[0].proxy_command is None
 
 
+def test_the_old_way_in_stays_when_a_new_one_is_refused(path: Path) -> None:
+    class Torn(Person):
+        def _ask(self, question: str) -> bool:
+            return "ProxyCommand" not in question
+
+    person = Torn(existing(path, '[tunnels.a]\nhost = "a"\nproxy_jump = "gate"\n'), answer=True)
+    person.setup(PROXY)
+    assert (person.tunnel.proxy_jump, person.tunnel.proxy_command) == ("gate", None)
+
+
 def test_yes_is_consent_to_a_proxy_command_and_one_that_is_there_is_not_asked_for_again(path: Path) -> None:
     Person(path).setup(PROXY, yes=True)
     person = Person(path, answer=True)
@@ -426,6 +436,16 @@ def test_a_folder_that_others_may_write_is_refused(path: Path) -> None:
     with pytest.raises(RefusedError):
         Person(path).setup(VAST)
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_an_error_that_leaves_nothing_behind(path: Path) -> None:
+    path.parent.mkdir(mode=0o700)
+    path.symlink_to(path.parent / "missing" / "config.toml")
+    with pytest.raises(StateError, match="cannot be written"):
+        Person(path).setup(VAST)
+    assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(StateError, match="cannot be read"):
+        Person(path.parent).setup(VAST)
 
 
 def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(path: Path) -> None:
