@@ -19,7 +19,7 @@ from comfytunnel.comfy.client import Client
 from comfytunnel.comfy.errors import Ambiguous, Refused
 from comfytunnel.comfy.shapes import History
 from comfytunnel.jobs import names
-from comfytunnel.jobs.landing import Landing, Trouble, trouble
+from comfytunnel.jobs.landing import Landing, trouble
 from comfytunnel.jobs.model import Job, Output, Wanted
 from comfytunnel.jobs.store import Store
 
@@ -150,6 +150,3 @@ async def _disk(work: Callable[[], T], folder: Path) -> T:
         raise
     except OSError as error:
         raise trouble(error, folder) from error
-
-
-__all__ = ["Gone", "TooLarge", "Trouble", "fetch", "wanted_from"]

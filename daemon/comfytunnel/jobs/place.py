@@ -1,0 +1,58 @@
+"""A ComfyUI that jobs can be given to, as the scheduler sees it: a client, a gate, settings. Nouns only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from comfytunnel.comfy.client import Client
+from comfytunnel.feed import Feed
+from comfytunnel.jobs.model import Waits
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """May this place be used? `link`: the number of the live link, None without one (a new number for each connection).
+    `serving`: ComfyUI answers through it. `why`: the reason when either is missing."""
+
+    link: int | None
+    serving: bool
+    why: Waits | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.link is not None and self.serving
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """`name` is the tunnel's. `doubted` is called when a request failed: whoever watches ComfyUI should look at once."""
+
+    name: str
+    client: Client
+    gate: Feed[Gate]
+    doubted: Callable[[], None] = _nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsSettings:
+    """`max_ahead`: jobs kept on the server behind the running one. Times in seconds, sizes in bytes.
+
+    `settle`: what the far SSH server may still hold of a dead link is delivered within this time. `poll_*`: how often a job on
+    the server is looked up when the websocket says nothing. `retry_max`: the longest pause after trouble with the road or our disk.
+    `max_files` and `max_file_size` keep a hostile or broken server from filling the disk; no known workflow comes near.
+    """
+
+    output_dir: Path
+    max_ahead: int = 1
+    settle: float = 5.0
+    poll_min: float = 0.25
+    poll_max: float = 2.0
+    retry_max: float = 5.0
+    max_files: int = 1000
+    max_file_size: int = 16 * 1024**3

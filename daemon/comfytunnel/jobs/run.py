@@ -1,0 +1,395 @@
+"""Carries one job from where it is to its end; safe to call again at any point.
+
+The stage on disk says what may have happened, so the same code goes on after a drop, a sleep, a kill -9 and a new start:
+
+    waiting     nothing was sent                 write `submitting`, then POST on a fresh connection
+    submitting  a POST may have been sent        no answer is unknown, never failed: look it up, queue first, then history
+    on_server   ComfyUI has it                   look it up until history knows its end; the websocket only says when to look
+    fetching    it ran                           bring the outputs home, then it has succeeded
+
+When may "neither queue nor history knows it" be believed after a POST without an answer? ComfyUI runs a job once the last byte of the body
+has arrived, whatever becomes of the connection, so the question is where unsent bytes can still be. Our own connection to the door is closed
+by then (each POST has one of its own): the door forgets a caller that has left. What the door had already passed on sits in the SSH connection
+of link N, or with the far sshd. If link N is gone, it was aborted and its unsent bytes died with it. If it lives, its bytes arrive
+in order, so whatever the POST left in it is delivered before a later look through the same link can be answered. What remains is what the far
+sshd or ComfyUI's own socket holds for a moment, and for that is the settle time. Hence the one rule, good for both cases and for a new start:
+
+    absent, then the settle time, then absent again, all through one and the same living link, both looks begun after our connection closed.
+
+A link that changes in between starts the count again. A POST that a network delivers later than that can run twice; docs/known-issues.md says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from comfytunnel.comfy.errors import Ambiguous, ComfyError, NotComfyUI, Refused, Unreachable
+from comfytunnel.comfy.shapes import History, NodeFailure, Outcome, read_rejection
+from comfytunnel.errors import StateError
+from comfytunnel.jobs import names, outputs
+from comfytunnel.jobs.landing import Trouble
+from comfytunnel.jobs.listener import Listener
+from comfytunnel.jobs.marker import Marker
+from comfytunnel.jobs.meter import Meter
+from comfytunnel.jobs.model import Changes, Failure, Job, Stage, Status, Waits
+from comfytunnel.jobs.place import JobsSettings, Place
+from comfytunnel.jobs.store import Store
+from comfytunnel.jobs.verdict import Look, Process, Seen, decide, ended, given, lost, not_given
+from comfytunnel.workflow.graph import parse_api_graph
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+INVALID = (400, 413, 422)
+"""ComfyUI's definite no to a workflow. Any other refusal says nothing about the workflow, so the job waits."""
+HINTED = 0.02
+"""Seconds before the next look when the websocket has said that the job ended and history did not know yet."""
+RETRY_MIN = 0.25
+"""Seconds of the first pause after trouble; each further one is twice as long."""
+CANCEL_AGAIN = 1.0
+"""Seconds between two interrupts: about 2 % are acknowledged and lost (measured)."""
+
+
+class Run:
+    """One job on its way at one place. `wake` makes it look at once; `left` is set once its submission is settled."""
+
+    def __init__(
+        self,
+        job: Job,
+        place: Place,
+        store: Store,
+        settings: JobsSettings,
+        marker: Marker,
+        listener: Listener,
+        *,
+        client_id: str,
+        now: Callable[[], datetime],
+        changed: Callable[[], None],
+    ) -> None:
+        self.job = job
+        self.meter: Meter | None = None
+        self.waits: Waits | None = None
+        self.wake = asyncio.Event()
+        self.left = asyncio.Event()
+        self.hinted = False
+        self._place = place
+        self._client = place.client
+        self._store = store
+        self._settings = settings
+        self._marker = marker
+        self._listener = listener
+        self._client_id = client_id
+        self._now = now
+        self._changed = changed
+        self._refused = False
+        self._troubles = 0
+
+    def note(self, job: Job) -> None:
+        """Take up a newer state of the job, whoever made it."""
+        if job.revision > self.job.revision:
+            before, self.job = self.job, job
+            if job.stage is not before.stage:
+                self._say(before)
+            if job.stage not in (Stage.WAITING, Stage.SUBMITTING):
+                self.left.set()
+            self._changed()
+
+    async def carry(self) -> Job:
+        """Go on until the job has ended, or waits again because ComfyUI certainly has not got it. Only a mistake of ours raises."""
+        try:
+            workflow = await self._patiently(self._prepare)
+            if self.job.stage is Stage.WAITING:
+                await self._submit(workflow)
+            while self.job.stage not in (Stage.WAITING, Stage.ENDED):
+                step = {
+                    Stage.SUBMITTING: self._resolve,
+                    Stage.ON_SERVER: self._follow,
+                    Stage.FETCHING: self._fetch,
+                }
+                await self._patiently(step[self.job.stage])
+            return self.job
+        finally:
+            self.left.set()
+
+    async def _prepare(self) -> dict[str, object]:
+        workflow = await self._store.workflow(self.job.id) or {}
+        self.meter = Meter(parse_api_graph(workflow))
+        return workflow
+
+    # --- submitting -------------------------------------------------------------------------------------------------
+
+    async def _submit(self, workflow: dict[str, object]) -> None:
+        """Write, POST, write. Leaves `waiting` untouched if there is trouble before the POST."""
+        try:
+            server = await self._marker.ensure()
+            await self._move(
+                {
+                    "stage": Stage.SUBMITTING,
+                    "place": self._place.name,
+                    "server": server,
+                    "attempts": self.job.attempts + 1,
+                    "submitted_at": self._now(),
+                }
+            )
+        except (ComfyError, StateError) as error:
+            self._doubt(error)
+            return
+        if not self._at(Stage.SUBMITTING):
+            return  # canceled in between
+        try:
+            answer = await self._client.submit(workflow, self.job.id, self._client_id)
+        except Refused as error:
+            refusal = ended(
+                Status.FAILED, self._now(), _failure("invalid_workflow", read_rejection(error.body))
+            )
+            after = refusal if error.status in INVALID else not_given(self.job, self._now())
+            if error.status not in INVALID:
+                self._doubt(error)
+        except (Unreachable, NotComfyUI) as error:
+            if isinstance(error, NotComfyUI) and (error.status or 200) < 300:
+                return  # something took it: look it up
+            self._doubt(error)
+            after = not_given(self.job, self._now())
+        except Ambiguous as error:
+            self._refused = error.status is not None
+            self._place.doubted()
+            return
+        else:
+            if answer.prompt_id is None:
+                return
+            after = given(self.job, answer.prompt_id, self._now())
+            if answer.skipped:
+                after["note"] = "ComfyUI skips some outputs: " + "; ".join(answer.skipped)[:2000]
+            self._marker.numbered(answer.number)
+        await self._patiently(lambda: self._move(after))
+
+    async def _resolve(self) -> None:
+        """Was the POST delivered? See the module's docstring for the rule."""
+        clock = asyncio.get_running_loop().time
+        missing: tuple[int, float] | None = None
+        while self.job.stage is Stage.SUBMITTING:
+            link = await self._gate_open()
+            began = clock()
+            look = await self._look()
+            if link != self._place.gate.value.link:
+                continue
+            settled = (
+                missing is not None and missing[0] == link and began - missing[1] >= self._settings.settle
+            )
+            process = await self._process() if settled and look.seen is Seen.ABSENT else Process.UNKNOWN
+            if settled and self._refused and look.seen is Seen.ABSENT and process is not Process.OTHER:
+                await self._move(not_given(self.job, self._now(), refused=True))
+                return
+            changes = decide(self.job, look, self._now(), process=process, settled=settled)
+            if changes is not None:
+                await self._move(changes)
+                return
+            if missing is None or missing[0] != link:
+                missing = (link, clock())
+            text = "The connection broke during the submission; looking whether ComfyUI got it."
+            self._wait_for(Waits("looking_up", text))
+            await asyncio.sleep(max(missing[1] + self._settings.settle - clock(), 0.01))
+
+    # --- on the server ----------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        delay = self._settings.poll_min
+        missing: int | None = None
+        clock = asyncio.get_running_loop().time
+        told = float("-inf")
+        while self.job.stage is Stage.ON_SERVER:
+            link = await self._gate_open()
+            self.wake.clear()
+            look = await self._look()
+            settled = look.seen is Seen.ABSENT and missing == link == self._place.gate.value.link
+            missing = link if look.seen is Seen.ABSENT else None
+            changes = decide(
+                self.job,
+                look,
+                self._now(),
+                process=await self._process() if settled else Process.UNKNOWN,
+                settled=settled,
+                folder=str(self._folder()),
+                max_files=self._settings.max_files,
+            )
+            if changes is not None:
+                await self._move(changes)
+                continue
+            if self.job.cancel_requested and clock() - told >= CANCEL_AGAIN:
+                await self._tell_cancel(look)
+                told, delay = clock(), self._settings.poll_min
+            self._settle_down()
+            if await self._pause(HINTED if self.hinted else delay):
+                delay = self._settings.poll_min
+            else:
+                self.hinted = False
+                delay = min(delay * 2, self._settings.poll_max)
+
+    async def _tell_cancel(self, look: Look) -> None:
+        if look.seen is Seen.PENDING:
+            await self._client.delete_pending(self.job.prompt_id)
+        elif look.seen is Seen.RUNNING:
+            await self._client.interrupt(self.job.prompt_id)
+
+    async def _look(self) -> Look:
+        """Queue, then history: a prompt moves that way."""
+        job = self.job
+        queue = await self._client.queue()
+        self._listener.polled(len(queue))
+        for seen, items in ((Seen.RUNNING, queue.running), (Seen.PENDING, queue.pending)):
+            for item in items:
+                if item.prompt_id == job.prompt_id or item.job == job.id:
+                    return Look(seen, item.prompt_id)
+        entry = await self._client.history(job.prompt_id)
+        if entry is None and job.stage is Stage.SUBMITTING:
+            # A server before about 0.3.45 made up an id of its own, and knows ours only in extra_data.
+            entry = next((entry for entry in await self._client.recent() if entry.job == job.id), None)
+        return Look(Seen.ABSENT) if entry is None else _judged(entry)
+
+    def _folder(self) -> Path:
+        """A folder a day, by the local date of the submission; the path stays the same however often we start again."""
+        return (
+            self._settings.output_dir.expanduser().absolute() / f"{self.job.created_at.astimezone():%Y-%m-%d}"
+        )
+
+    # --- fetching ---------------------------------------------------------------------------------------------------
+
+    async def _fetch(self) -> None:
+        total = len(self.job.wanted)
+        if total:
+            await self._gate_open()
+        try:
+            await outputs.fetch(
+                self.job,
+                self._client,
+                self._store,
+                max_file_size=self._settings.max_file_size,
+                progress=lambda done: self._fetched(done, total),
+            )
+        except outputs.Gone as gone:
+            if await self._process() is Process.OTHER:
+                changes = lost(self.job, self._now(), "its outputs")
+            else:
+                name = names.safe_name(gone.wanted.filename)
+                text = (
+                    f"ComfyUI names the output {name} (node {gone.wanted.node_id}) and does not have the file: somebody deleted "
+                    "it, and an unchanged workflow is answered from the cache. Change the seed, or restart ComfyUI, and retry."
+                )
+                failure = Failure("output_missing", text, gone.wanted.node_id)
+                changes = ended(Status.FAILED, self._now(), failure)
+        except outputs.TooLarge as large:
+            limit = self._settings.max_file_size
+            text = f"An output of node {large.wanted.node_id} has {large.size} bytes; at most {limit} are fetched."
+            failure = Failure("output_too_large", text, large.wanted.node_id)
+            changes = ended(Status.FAILED, self._now(), failure)
+        else:
+            changes = ended(Status.SUCCEEDED, self._now())
+        await self._move(changes)
+
+    def _fetched(self, done: int, total: int) -> None:
+        self._settle_down()
+        if self.meter is not None:
+            self.meter.fetching(done, total)
+        self._changed()
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work` again until it goes through: trouble with the road, our disk or our database never fails a job."""
+        while True:
+            try:
+                return await work()
+            except (ComfyError, StateError, Trouble) as error:
+                await self._trouble(error)
+
+    async def _trouble(self, error: ComfyError | StateError | Trouble) -> None:
+        """Say what is wrong and wait a moment, longer each time."""
+        self._doubt(error)
+        self._troubles += 1
+        self.wake.clear()
+        await self._pause(min(RETRY_MIN * 2 ** min(self._troubles - 1, 10), self._settings.retry_max))
+
+    def _doubt(self, error: ComfyError | StateError | Trouble) -> None:
+        """Say what is wrong; if it is not ours, have ComfyUI looked at."""
+        if isinstance(error, ComfyError):
+            self._marker.doubt()
+            self._place.doubted()
+            self._wait_for(Waits("no_answer", f"ComfyUI did not answer: {error.message}.", error.hint))
+        elif isinstance(error, StateError):
+            log.warning("state", job=self.job.id, why=error.message)
+            self._wait_for(Waits(error.code_on_wire, error.message, error.hint))
+        else:
+            self._wait_for(Waits(error.code, error.message, error.hint))
+
+    async def _gate_open(self) -> int:
+        """The number of the link, once there is one and ComfyUI serves."""
+        gate = self._place.gate.value
+        if not gate.open:
+            self._wait_for(gate.why or Waits("not_serving", "The tunnel or ComfyUI is not there."))
+            gate = await self._place.gate.until(lambda gate: gate.open)
+            self._settle_down()
+        assert gate.link is not None
+        return gate.link
+
+    async def _pause(self, seconds: float) -> bool:
+        """Wait; True if somebody woke us."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.wake.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _at(self, stage: Stage) -> bool:
+        return self.job.stage is stage
+
+    async def _process(self) -> Process:
+        return await self._marker.process(self.job.server)
+
+    async def _move(self, changes: Changes) -> None:
+        """Compare and set on disk; if somebody else was faster, take up what is there."""
+        after = await self._store.move(self.job.id, expect=self.job.stage, **changes)
+        after = after or await self._store.get(self.job.id)
+        if after is not None:
+            self.note(after)
+
+    def _wait_for(self, waits: Waits) -> None:
+        if self.waits is None or self.waits.code != waits.code:
+            self.waits = msgspec.structs.replace(waits, since=waits.since or self._now())
+            self._changed()
+
+    def _settle_down(self) -> None:
+        self._troubles = 0
+        if self.waits is not None:
+            self.waits = None
+            self._changed()
+
+    def _say(self, before: Job) -> None:
+        """The canonical line of a job: one at each stage, all there is to know at the end."""
+        job = self.job
+        said = {"job": job.id, "place": self._place.name, "from": before.stage.value, "to": job.stage.value}
+        if job.ended:
+            said |= {"status": job.status.value, "executions": str(job.executions), "losses": str(job.losses)}
+            said |= {"code": job.error.code} if job.error else {}
+        log.info("job", **said)
+
+
+def _judged(entry: History) -> Look:
+    if entry.outcome is Outcome.SUCCESS:
+        return Look(Seen.SUCCEEDED, entry.prompt_id, wanted=outputs.wanted_from(entry))
+    if entry.outcome is Outcome.INTERRUPTED:
+        return Look(Seen.INTERRUPTED, entry.prompt_id)
+    assert entry.failure is not None
+    return Look(Seen.FAILED, entry.prompt_id, _failure("node_execution_error", entry.failure))
+
+
+def _failure(code: str, said: NodeFailure) -> Failure:
+    return Failure(code, said.message, said.node_id, said.class_type, said.traceback)

@@ -1,0 +1,196 @@
+"""One place at work: takes the next waiting job when there is room on its server, and has each job carried by a Run.
+
+Jobs are given out one after the other: the next POST is written only when the one before is settled, so the order on the server is ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+
+from comfytunnel.comfy.progress import Event, Finished, NodeStarted, PreviewFrame, QueueChanged, Started, Step
+from comfytunnel.errors import StateError
+from comfytunnel.jobs.line import Line
+from comfytunnel.jobs.listener import Listener
+from comfytunnel.jobs.marker import Marker
+from comfytunnel.jobs.model import ACTIVE, Failure, Job, Stage, Status, Waits
+from comfytunnel.jobs.place import JobsSettings, Place
+from comfytunnel.jobs.run import RETRY_MIN, Run
+from comfytunnel.jobs.store import Store
+from comfytunnel.jobs.verdict import ended
+
+log = structlog.get_logger(__name__)
+
+MAX_FETCHING = 4
+"""Jobs whose outputs come home at the same time; more would only share the line. While so many are behind, nothing new is given out."""
+
+DISK_TROUBLES = frozenset({"disk_full", "folder_unwritable"})
+"""While one job cannot put its files down, the GPU need not make more of them."""
+
+
+class Station:
+    """Owns its Runs. `changed` is called whenever anything that a reader may see has changed; `back` gets a job that waits again."""
+
+    def __init__(
+        self,
+        place: Place,
+        store: Store,
+        settings: JobsSettings,
+        line: Line,
+        *,
+        client_id: str,
+        now: Callable[[], datetime],
+        changed: Callable[[], None],
+        back: Callable[[Job], None],
+    ) -> None:
+        self.place = place
+        self.runs: dict[str, Run] = {}
+        self.listener = Listener(place, client_id, self._heard)
+        self.stir = asyncio.Event()
+        self.asleep = False
+        self.trouble: Waits | None = None
+        self._store = store
+        self._settings = settings
+        self._line = line
+        self._client_id = client_id
+        self._now = now
+        self._tell = changed
+        self._back = back
+        self._marker = Marker(place.client)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self, left_over: list[Job]) -> None:
+        """Take up the jobs that this place was given before, then serve for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.listener.run(), name=f"websocket of {self.place.name}")
+            group.create_task(self._watch_gate(), name=f"gate of {self.place.name}")
+            for job in left_over:
+                self._start(group, job)
+            setbacks = 0
+            while True:
+                job_id = self._next()
+                if job_id is None:
+                    self.stir.clear()
+                    await self.stir.wait()
+                elif await self._give_out(group, job_id):
+                    setbacks = 0
+                else:
+                    setbacks += 1
+                    await asyncio.sleep(min(RETRY_MIN * 2 ** min(setbacks - 1, 10), self._settings.retry_max))
+
+    async def _give_out(self, group: asyncio.TaskGroup, job_id: str) -> bool:
+        """Have a waiting job carried until its submission is settled; False if it waits again because of trouble."""
+        place_in_line = self._line.remove(job_id)
+        try:
+            job = await self._store.get(job_id)
+        except StateError as error:
+            log.warning("state", job=job_id, why=error.message)
+            if place_in_line is not None:
+                self._line.put_back(place_in_line)
+            return False
+        if job is None or job.stage is not Stage.WAITING:
+            return True
+        run = self._start(group, job)
+        await run.left.wait()
+        self.trouble = run.waits if run.job.stage is Stage.WAITING else None
+        return run.job.stage is not Stage.WAITING
+
+    async def stop_run(self, job_id: str) -> None:
+        """End the carrying of one job (it has been ended on disk)."""
+        task = self._tasks.get(job_id)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def on_server(self) -> list[Run]:
+        """The runs that take room on the server, in the order in which they were given out."""
+        return [run for run in self.runs.values() if run.job.stage not in (Stage.FETCHING, Stage.ENDED)]
+
+    def _next(self) -> str | None:
+        """The job to give out now, None if there is none or no room."""
+        if not self.place.gate.value.open:
+            return None
+        busy = self.on_server()
+        unsettled = any(run.job.stage is not Stage.ON_SERVER for run in busy)
+        blocked = any(run.waits is not None and run.waits.code in DISK_TROUBLES for run in self.runs.values())
+        fetching = len(self.runs) - len(busy)
+        if unsettled or blocked or len(busy) > self._settings.max_ahead or fetching >= MAX_FETCHING:
+            return None
+        return self._line.first(self.place.name)
+
+    def _start(self, group: asyncio.TaskGroup, job: Job) -> Run:
+        run = Run(
+            job,
+            self.place,
+            self._store,
+            self._settings,
+            self._marker,
+            self.listener,
+            client_id=self._client_id,
+            now=self._now,
+            changed=self._changed,
+        )
+        self.runs[job.id] = run
+        self._tasks[job.id] = group.create_task(self._carry(run), name=f"job {job.id}")
+        self._changed()
+        return run
+
+    async def _carry(self, run: Run) -> None:
+        job_id = run.job.id
+        try:
+            await run.carry()
+        except Exception:
+            log.exception("job broke", job=job_id)
+            text = "comfytunnel made a mistake with this job; its log has the details."
+            failure = ended(Status.FAILED, self._now(), Failure("internal", text))
+            with contextlib.suppress(
+                StateError
+            ):  # then it stays as it is on disk, and the next start takes it up
+                after = await self._store.move(job_id, expect=set(ACTIVE) | {Stage.WAITING}, **failure)
+                run.note(after or run.job)
+        finally:
+            del self.runs[job_id], self._tasks[job_id]
+            if run.job.stage is Stage.WAITING:
+                self._back(run.job)
+            self._changed()
+
+    def _changed(self) -> None:
+        self.listener.wanted.set(bool(self.on_server()) and not self.asleep)
+        self.stir.set()
+        self._tell()
+
+    async def _watch_gate(self) -> None:
+        async for _ in self.place.gate.changes():
+            self._marker.doubt()
+            self._changed()
+
+    def sleep(self, *, asleep: bool) -> None:
+        """Close the websocket before the machine sleeps: the server must keep no hung client."""
+        self.asleep = asleep
+        self._changed()
+
+    def _heard(self, event: Event) -> None:
+        """Pass a websocket event on to the job that it is about."""
+        if isinstance(event, QueueChanged):
+            for run in self.on_server():
+                run.wake.set()
+            return
+        about = self._about(event)
+        if about is None or about.meter is None:
+            return
+        about.meter.feed(event)
+        if isinstance(event, Started | Finished):
+            about.hinted = isinstance(event, Finished)
+            about.wake.set()
+        self._tell()
+
+    def _about(self, event: Event) -> Run | None:
+        prompt_id = None if isinstance(event, QueueChanged) else event.prompt_id
+        if prompt_id is None and isinstance(event, NodeStarted | Step | PreviewFrame):
+            running = [run for run in self.on_server() if run.job.started_at is not None]
+            return running[0] if running else None
+        return next((run for run in self.runs.values() if run.job.prompt_id == prompt_id), None)
