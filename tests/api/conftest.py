@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -181,6 +181,8 @@ class Api:
     server: Server
     http: aiohttp.ClientSession
     reloads: list[Any]
+    opened: list[aiohttp.ClientResponse] = field(default_factory=list)
+    """Streams that a test has opened, closed for it at the end."""
 
     async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         """Return the status and the JSON of an answer."""
@@ -225,7 +227,10 @@ async def serving(folder: Path) -> AsyncIterator[Api]:
                 Server(context, sock) as server,
                 aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http,
             ):
-                yield Api(path, context, tunnels, scheduler, store, server, http, reloads)
+                api = Api(path, context, tunnels, scheduler, store, server, http, reloads)
+                yield api
+                for response in api.opened:
+                    response.close()
     finally:
         await store.close()
 

@@ -73,6 +73,8 @@ def refusal(error: Error) -> web.Response:
 
 async def read_json(request: web.Request, kind: type[T]) -> T:
     """Return the body as `kind`. UsageError: `invalid_json` when it is no JSON, `invalid_request` with the path when it does not fit."""
+    if (request.content_length or 0) > BODY_LIMIT:
+        raise _too_large()  # before any of it is read
     body = await request.read()
     try:
         return msgspec.json.decode(body, type=kind)
@@ -163,11 +165,13 @@ def _refuse_http(request: web.Request, error: web.HTTPException) -> web.Response
             NotFoundError(f"There is no route {request.path}.", hint="docs/api.md lists the routes.")
         )
     if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return refusal(
-            UsageError(
-                f"The body is larger than {BODY_LIMIT // 2**20} MiB, the most that ComfyUI takes.",
-                hint="Pictures inside the workflow make it that large: upload them as files.",
-                code="too_large",
-            )
-        )
+        return refusal(_too_large())
     return refusal(UsageError(f"The request cannot be read: {error.reason}.", code="bad_request"))
+
+
+def _too_large() -> UsageError:
+    return UsageError(
+        f"The body is larger than {BODY_LIMIT // 2**20} MiB, the most that ComfyUI takes.",
+        hint="Pictures inside the workflow make it that large: upload them as files.",
+        code="too_large",
+    )
