@@ -101,6 +101,10 @@ class Assembly:
         if waiting:
             self._health.poke()
 
+    def doubt(self) -> None:
+        """A request to ComfyUI failed: look at once."""
+        self._health.poke()
+
     def apply(self, config: TunnelConfig) -> bool:
         """Take up a new config without closing the door. False: it changes the door itself, so build anew."""
         changed = {

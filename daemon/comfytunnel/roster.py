@@ -10,6 +10,7 @@ import asyncio
 import importlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from comfytunnel import wire
@@ -128,7 +129,8 @@ class Roster:
             if name in self._assemblies and self._assemblies[name].apply(new):
                 continue
             await self._stop(name)
-            self._places[name] = Place(name, _client_for(new), Feed(Gate(None, False, _CONNECTING)))
+            gate = Feed(Gate(None, False, _CONNECTING))
+            self._places[name] = Place(name, _client_for(new), gate, partial(self._doubt, name))
             self._scheduler.add_place(self._places[name])
             if self._make is not None:
                 self._start(name)
@@ -138,6 +140,10 @@ class Roster:
     def demand(self, jobs: Mapping[str, int]) -> None:
         for name, assembly in self._assemblies.items():
             assembly.demand(jobs.get(name, 0) > 0)
+
+    def _doubt(self, name: str) -> None:
+        if name in self._assemblies:
+            self._assemblies[name].doubt()
 
     def _start(self, name: str) -> None:
         assembly: Assembly = self._make.Assembly(

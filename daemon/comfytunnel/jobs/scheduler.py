@@ -99,6 +99,12 @@ class Scheduler:
         self._places.pop(name, None)
         await self._close(name)
 
+    def apply(self, settings: JobsSettings) -> None:
+        """Work by other settings from the next job on; those that are under way keep theirs."""
+        self._settings = settings
+        for station in self._stations.values():
+            station.apply(settings)
+
     async def submit(self, new: NewJob) -> Job:
         """Accept a job; on disk when this returns.
 

@@ -63,6 +63,11 @@ class Station:
         self._marker = Marker(place.client)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
+    def apply(self, settings: JobsSettings) -> None:
+        """Other settings, from the next job on."""
+        self._settings = settings
+        self.stir.set()
+
     async def run(self, left_over: list[Job]) -> None:
         """Take up the jobs that this place was given before, then serve for ever."""
         async with asyncio.TaskGroup() as group:
