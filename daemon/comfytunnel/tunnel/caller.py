@@ -151,7 +151,11 @@ class Caller(asyncio.Protocol):
                     if link is None:
                         return _why(self._door.view.value)
                     try:
-                        return await link.open(_Far(self, self._transport, self._door))
+                        channel = await link.open(_Far(self, self._transport, self._door))
+                        if self._door.is_held(self) and self._has_left():
+                            channel.abort()
+                            return None
+                        return channel
                     except LinkError:
                         dead = link
                     except ChannelRefused as refused:
@@ -170,13 +174,13 @@ class Caller(asyncio.Protocol):
 
     def _splice(self, channel: Channel) -> None:
         self._channel = channel
+        self._transport.resume_reading()  # first: writing may pause it again
         self._door.tally.bytes_out += len(self._early)
         if self._early:
             channel.write(bytes(self._early))
             self._early = bytearray()
         if self._eof:
             channel.write_eof()
-        self._transport.resume_reading()
         channel.resume_reading()
 
     # --- no hope ----------------------------------------------------------------------------------------------------

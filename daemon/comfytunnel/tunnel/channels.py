@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import asyncssh
@@ -56,6 +57,7 @@ class Channels:
             if session.usable:
                 self._refill()
                 return session.adopt(sink)
+            session.abort()
         session = await self._open()
         self._refill()
         return session.adopt(sink)
@@ -84,6 +86,7 @@ class Channels:
     def reset(self) -> None:
         """The link is being aborted: whatever closes from here on did not end cleanly."""
         self.dead = True
+        self._spares.clear()
         for task in self._tasks:
             task.cancel()
 
@@ -103,10 +106,13 @@ class Channels:
             raise LinkError(self._why_ended())
         task = self._spawn(self._open_channel())
         try:
-            return await asyncio.shield(task)
+            await asyncio.wait({task})
         except asyncio.CancelledError:
             task.add_done_callback(self._late)
             raise
+        if task.cancelled():  # by reset(): it is the link that has gone, not the caller
+            raise LinkError(self._why_ended())
+        return task.result()
 
     def _late(self, task: asyncio.Task[_Session]) -> None:
         if not task.cancelled() and task.exception() is None:
@@ -142,7 +148,10 @@ class Channels:
     # --- spares -----------------------------------------------------------------------------------------------------
 
     def _keep(self, session: _Session) -> None:
-        if self.dead or not session.usable:
+        if self.dead:
+            return
+        if not session.usable:
+            session.abort()
             return
         self._spares.append(session)
         while len(self._spares) > self._wanted_spares:
@@ -157,12 +166,16 @@ class Channels:
         for _ in range(self._wanted_spares - len(self._spares)):
             self._keep(await self._open())
 
-    def session_lost(self, session: _Session) -> None:
-        """A channel is closed for good. A spare that the far side closed means that whatever listens there has stopped."""
-        self._budget += session.window
+    def session_ended(self, session: _Session) -> None:
+        """The far side sends no more on a channel that nobody uses: if it was a spare, whatever listens there has stopped."""
         if session in self._spares:
             self._spares.remove(session)
+            session.abort()
             self._on_refused()
+
+    def session_lost(self, session: _Session) -> None:
+        """A channel is closed for good."""
+        self._budget += session.window
 
 
 class _Session(asyncssh.SSHTCPSession[bytes]):
@@ -173,7 +186,8 @@ class _Session(asyncssh.SSHTCPSession[bytes]):
         self._channels = channels
         self._chan: asyncssh.SSHTCPChannel[bytes] | None = None
         self._sink: Sink | None = None
-        self._ended = False
+        self._ended = False  # the far side sends no more
+        self._lost: bool | None = None  # closed for good; whether cleanly
 
     @property
     def opened(self) -> bool:
@@ -181,11 +195,19 @@ class _Session(asyncssh.SSHTCPSession[bytes]):
 
     @property
     def usable(self) -> bool:
-        return self._chan is not None and not self._ended and not self._chan.is_closing()
+        return (
+            self._chan is not None and not self._ended and self._lost is None and not self._chan.is_closing()
+        )
 
     def adopt(self, sink: Sink) -> SshChannel:
+        """Give the channel to `sink`, which also hears of an end that came between the confirmation and now."""
         assert self._chan is not None
         self._sink = sink
+        loop = asyncio.get_running_loop()
+        if self._ended:
+            loop.call_soon(sink.eof_received)
+        if self._lost is not None:
+            loop.call_soon(partial(sink.channel_lost, clean=self._lost))
         return SshChannel(self._chan)
 
     def abort(self) -> None:
@@ -201,17 +223,20 @@ class _Session(asyncssh.SSHTCPSession[bytes]):
             self._sink.data_received(data)
 
     def eof_received(self) -> bool:
-        if self._sink is None:
-            self._ended = True  # a spare is of no use any more
-            return False
-        self._sink.eof_received()
+        self._ended = True
+        if self._sink is not None:
+            self._sink.eof_received()
+        else:
+            self._channels.session_ended(self)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._ended = True
+        self._lost = exc is None and not self._channels.dead
         self._channels.session_lost(self)
         if self._sink is not None:
-            self._sink.channel_lost(clean=exc is None and not self._channels.dead)
+            self._sink.channel_lost(clean=self._lost)
+        else:
+            self._channels.session_ended(self)
 
     def pause_writing(self) -> None:
         if self._sink is not None:

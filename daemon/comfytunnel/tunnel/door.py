@@ -121,10 +121,11 @@ class Door:
     async def _serve(self, endpoint: Endpoint, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         factory = partial(Caller, self)
-        if isinstance(endpoint, Tcp):
-            self._servers[endpoint] = await loop.create_server(factory, sock=listener, backlog=BACKLOG)
-        else:
-            self._servers[endpoint] = await loop.create_unix_server(factory, sock=listener, backlog=BACKLOG)
+        create = loop.create_server if isinstance(endpoint, Tcp) else loop.create_unix_server
+        # Started once it is ours to close: the call below is a point where we may be cancelled.
+        server = await create(factory, sock=listener, backlog=BACKLOG, start_serving=False)
+        self._servers[endpoint] = server
+        await server.start_serving()
         self._announce(endpoint, None)
 
     def _announce(self, endpoint: Endpoint, cause: Cause | None) -> None:
@@ -210,6 +211,7 @@ def _bind_unix(path: Path) -> socket.socket:
 
 def _is_stale(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full backlog is an answer too
         return probe.connect_ex(str(path)) == errno.ECONNREFUSED
 
 

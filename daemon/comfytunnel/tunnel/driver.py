@@ -20,6 +20,8 @@ from comfytunnel.tunnel.machine import Policy, step
 from comfytunnel.tunnel.state import (
     Answered,
     Ask,
+    Cause,
+    Code,
     Demand,
     DropLink,
     Effect,
@@ -128,6 +130,10 @@ class Driver:
                 cause = await link.ended()
         except LinkError as error:
             cause = error.cause
+        except Exception as error:
+            # asyncssh hands on whatever a hostile far side made it stumble over: that ends a link, never the daemon.
+            log.exception("link", tunnel=self._name)
+            cause = Cause(Code.PROTOCOL_ERROR, f"{type(error).__name__}: {error}.")
         self.tell(Lost(number, cause))
 
     async def _question(self, link: Link, ask: int, after: float, deadline: float) -> None:

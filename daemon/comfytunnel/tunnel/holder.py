@@ -6,6 +6,7 @@ systems: lsof, if it is there.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -27,8 +28,8 @@ def _from_proc(port: int, root: Path = Path("/proc")) -> str | None:
         return None
     wanted = {f"socket:[{inode}]" for inode in inodes}
     for process in root.iterdir():
-        if not process.name.isdigit():
-            continue
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue  # we may hold the port of the other loopback address ourselves
         try:
             if any(str(handle.readlink()) in wanted for handle in (process / "fd").iterdir()):
                 return _describe(process)
@@ -62,7 +63,7 @@ def _from_lsof(port: int) -> str | None:
         return None
     try:
         found = subprocess.run(
-            [program, "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"],
+            [program, "-nP", "-a", "-p", f"^{os.getpid()}", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc"],
             capture_output=True,
             text=True,
             timeout=_LSOF_DEADLINE,

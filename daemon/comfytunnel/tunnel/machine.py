@@ -117,10 +117,10 @@ def _fail(tunnel: Tunnel, cause: Cause, now: float, policy: Policy) -> Step:
     tunnel = replace(tunnel, cause=cause, failures=1 if old else tunnel.failures + 1)
     if cause.verdict is Verdict.HALT:
         return replace(_enter(tunnel, Phase.HALTED, now), ask=tunnel.ask + 1), _drop(tunnel)
-    if not tunnel.route.usable:
-        return _pause(tunnel, Phase.OFFLINE, now, policy.offline)
     if cause.verdict is Verdict.RETRY_SLOWLY:
         return _pause(tunnel, Phase.WAITING, now, policy.slow)
+    if not tunnel.route.usable:
+        return _pause(tunnel, Phase.OFFLINE, now, policy.offline)
     if tunnel.failures == 1:
         return _connect(tunnel, now)
     return _pause(tunnel, Phase.WAITING, now, _backoff(tunnel, policy))
@@ -175,10 +175,10 @@ def _route_changed(tunnel: Tunnel, event: RouteChanged, now: float, policy: Poli
         return tunnel, ()
     elif tunnel.phase in ALIVE:
         return _ask(tunnel, Phase.DOUBTFUL, now, policy, after=0.0)
-    if not event.route.usable:
-        return _pause(replace(tunnel, cause=Cause(Code.NO_ROUTE)), Phase.OFFLINE, now, policy.offline)
     if _must_be_slow(tunnel, now):
         return tunnel, ()
+    if not event.route.usable:
+        return _pause(replace(tunnel, cause=Cause(Code.NO_ROUTE)), Phase.OFFLINE, now, policy.offline)
     return _connect(tunnel, now, fresh=True)
 
 

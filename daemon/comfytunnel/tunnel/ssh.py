@@ -78,7 +78,12 @@ class SshOpener:
             partial(asyncssh.SSHClientConnectionOptions, **where, client_keys=None, known_hosts=None)
         )
         name = name_of(resolved.host, resolved.port, resolved.host_key_alias)
-        known = self._host_keys.known(name)
+        try:
+            known = self._host_keys.known(name)
+        except OSError as error:
+            raise LinkError(
+                Cause(Code.HOST_KEY_UNKNOWN, f"{config.known_hosts} cannot be read: {error.strerror}.")
+            ) from error
         agent = _agent(config.agent)
         has_agent = bool(agent if agent != () else os.environ.get("SSH_AUTH_SOCK"))
         files = await asyncio.to_thread(partial(keys.check, config.identity_files, has_agent=has_agent))
@@ -119,6 +124,8 @@ class SshOpener:
             if sock is not None:
                 sock.close()
             raise
+        finally:
+            watch.on_host_key = lambda: None  # each rekeying shows the host key again
 
 
 class SshLink:
@@ -171,7 +178,8 @@ class SshLink:
         heard = self._watch.listen()
         probe = self._channels.start_probe()
         ended = asyncio.ensure_future(self._watch.ended.wait())
-        signs: list[asyncio.Future[Any]] = [heard, probe, ended]
+        # Not the probe itself: what answers it is bytes, and one that fails without any is no sign of life.
+        signs: list[asyncio.Future[Any]] = [heard, ended]
         try:
             done, _ = await asyncio.wait(signs, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
             if not done:
@@ -281,6 +289,12 @@ def _cause(error: BaseException | None, watch: _Watch, *, alive: bool = False) -
             return error.cause
         case asyncssh.PermissionDenied():
             return Cause(Code.AUTH_DENIED, _said(watch))
+        case asyncssh.ProtocolError(reason=reason) if "Too many authentication failures" in reason:
+            return Cause(  # OpenSSH counts each key that is offered (MaxAuthTries, 6)
+                Code.AUTH_DENIED,
+                f"It counted too many keys. {_said(watch)}".strip(),
+                'Too many keys are offered before the right one: name it in `identity_file` and set agent = "none".',
+            )
         case asyncssh.HostKeyNotVerifiable():
             return Cause(Code.HOST_KEY_UNKNOWN, text)
         case asyncssh.KeyImportError() | asyncssh.KeyEncryptionError():
