@@ -86,12 +86,19 @@ def _for_reader(out: TextIO, environ: Mapping[str, str]) -> Format:
 
 
 def _renderers(style: Format, out: TextIO) -> list[Processor]:
+    trace: list[Processor] = [
+        structlog.processors.format_exc_info,
+        _safe,
+    ]  # an error's text is the far side's, too
     if style == "json":
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        return [*trace, structlog.processors.JSONRenderer()]
     if style == "journal":
-        return [structlog.processors.format_exc_info, _journal_line]
+        return [*trace, _journal_line]
     colours = out.isatty() and "NO_COLOR" not in os.environ
-    return [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)]
+    return [
+        *trace,
+        structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback),
+    ]
 
 
 def _safe(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
