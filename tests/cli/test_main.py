@@ -1,0 +1,244 @@
+"""The command line in front of a served API, as a process: words, JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfytunnel import wire
+from comfytunnel.cli.exits import CODES, exit_code
+from comfytunnel.errors import Error, RemoteError, StateError, WorkflowError
+from comfytunnel.jobs.model import Failure, Stage, Status
+from tests.api.conftest import WORKFLOW, Api, a_tunnel
+from tests.cli.conftest import Cli
+
+
+def test_every_exit_code_of_the_contract_has_its_errors() -> None:
+    """0 done, 1 failed, 2 usage or config, 3 daemon not running, 4 timed out, 5 refused."""
+    assert sorted(set(CODES.values())) == [2, 3, 4, 5]
+    assert exit_code(WorkflowError("x")) == 2
+    assert {exit_code(Error("x")), exit_code(StateError("x")), exit_code(RemoteError("x"))} == {1}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        "status --json",
+        "wait",
+        "up",
+        "events",
+        "submit -",
+        "run -",
+        "jobs",
+        "jobs show x",
+        "config reload",
+    ],
+)
+async def test_without_a_daemon_every_command_says_how_to_start_one(alone: Cli, command: str) -> None:
+    ran = await alone(*command.split(), stdin="{}")
+    assert (ran.code, ran.out) == (3, "")
+    assert re.fullmatch(r"error: No daemon listens on .*\n  .*comfytunnel daemon.*\n", ran.err)
+
+
+@pytest.mark.parametrize(
+    "command", [["stauts"], ["status", "--nope"], ["wait", "--for", "ever"], ["jobs", "show"]]
+)
+async def test_a_wrong_command_line_is_exit_2(alone: Cli, command: list[str]) -> None:
+    assert (await alone(*command)).code == 2
+
+
+async def test_version_and_help_need_no_daemon(alone: Cli) -> None:
+    assert (await alone("--version")).out.startswith("comfytunnel ")
+    assert "reconnect" in (await alone("--help")).out
+
+
+async def test_status_is_one_screen_with_state_why_and_next(api: Api, cli: Cli) -> None:
+    cause = wire.Cause("auth_denied", "The key was refused.", "Attach the key in the console.")
+    api.tunnels.known["default"] = a_tunnel(phase="waiting", cause=cause, next=wire.Next("connect"))
+    await api.submit()
+    ran = await cli("status")
+    assert ran.code == 0
+    for part in (
+        "waiting before the next try",
+        "The key was refused.",
+        "Attach the key",
+        "connects",
+        "1 queued",
+    ):
+        assert part in ran.out
+    assert "127.0.0.1:18188" in ran.out
+    assert "ssh2.vast.ai:13273" in ran.out
+
+
+async def test_status_json_is_the_api_answer(api: Api, cli: Cli) -> None:
+    found = json.loads((await cli("status", "--json")).out)
+    assert found == (await api.ask("GET", "/v1/status"))[1]
+
+
+async def test_what_the_far_side_sends_never_reaches_the_terminal_raw(api: Api, cli: Cli) -> None:
+    evil = "\x1b]0;owned\x07\x9b31m\u202e"
+    api.tunnels.known["default"] = a_tunnel(
+        phase="waiting",
+        cause=wire.Cause("x", f"bad{evil}", evil),
+        comfyui=wire.ComfyUI("error", evil, detail=evil),
+    )
+    job_id = await api.submit(comfytunnel={"label": f"label{evil}"})
+    failure = Failure("node_execution_error", f"m{evil}", f"1{evil}", f"K{evil}", f"line 1\nline 2{evil}")
+    await api.scheduler.move(job_id, Stage.ENDED, status=Status.FAILED, error=failure, note=evil)
+    for command in (["status"], ["jobs"], ["jobs", "show", job_id], ["jobs", "wait", job_id], ["up"]):
+        for end in ([], ["--json"]):
+            ran = (
+                await cli(*command, *end)
+                if command != ["jobs"] or not end
+                else await cli("jobs", "list", "--json")
+            )
+            for text in (ran.out, ran.err):
+                assert not set(text) & set("\x1b\x07\x9b\u202e"), (command, text)
+
+
+async def test_json_is_exact_all_the_same(api: Api, cli: Cli) -> None:
+    job_id = await api.submit(comfytunnel={"label": "a\x9b31m\u202eb"})
+    found = json.loads((await cli("jobs", "show", job_id, "--json")).out)
+    assert found["comfytunnel"]["label"] == "a\x9b31m\u202eb"
+
+
+async def test_up_down_reconnect_take_the_only_tunnel(api: Api, cli: Cli) -> None:
+    assert (await cli("down")).out == "default: down, as you asked\n"
+    assert (await cli("up")).out == "default: connecting\n"
+    assert json.loads((await cli("reconnect", "default", "--json")).out)["phase"] == "connecting"
+    assert api.tunnels.asked == [("down", "default"), ("up", "default"), ("reconnect", "default")]
+
+
+async def test_with_several_tunnels_a_name_is_needed_and_must_exist(api: Api, cli: Cli) -> None:
+    api.tunnels.known["b"] = a_tunnel()
+    for command in (["down"], ["down", "c"]):
+        ran = await cli(*command)
+        assert ran.code == 2
+        assert "default, b" in ran.err
+    assert api.tunnels.asked == []
+
+
+async def test_wait_is_done_failed_in_time_or_unknown(api: Api, cli: Cli) -> None:
+    assert (await cli("wait")).code == 0
+    api.tunnels.set("default", comfyui=wire.ComfyUI("starting"))
+    assert (await cli("wait", "--for", "up", "default")).code == 0
+    ran = await cli("wait", "--timeout", "0.2")
+    assert ran.code == 4
+    assert "Not serving after 0.2 s" in ran.err
+    assert (await cli("wait", "nope")).code == 2
+
+
+async def test_events_are_lines_or_json_and_the_end_of_the_daemon_is_exit_3(api: Api, cli: Cli) -> None:
+    async with cli.running("events") as plain, cli.running("events", "--json") as exact:
+        assert plain.stdout is not None
+        assert exact.stdout is not None
+        assert b"default: up; ComfyUI serving 0.33.0" in await plain.stdout.readline()
+        assert json.loads(await exact.stdout.readline())["event"] == "status"
+        api.tunnels.set("default", phase="down")
+        assert b"default: down" in await plain.stdout.readline()
+        assert json.loads(await exact.stdout.readline())["data"]["tunnel"]["phase"] == "down"
+        await api.server.__aexit__(None, None, None)
+        assert [await plain.wait(), await exact.wait()] == [3, 3]
+
+
+async def test_ctrl_c_is_how_events_end(api: Api, cli: Cli) -> None:
+    async with cli.running("events") as process:
+        assert process.stdout is not None
+        await process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 0
+
+
+async def test_jobs_are_listed_shown_and_canceled(api: Api, cli: Cli) -> None:
+    first, second = await api.submit(comfytunnel={"label": "one"}), await api.submit()
+    lines = (await cli("jobs")).out.splitlines()
+    assert [line.split()[0] for line in lines] == [second, first]
+    assert "one" in lines[1]
+    assert "the link is connecting" in lines[0]
+    ran = await cli("jobs", "list", "--limit", "1")
+    assert (len(ran.out.splitlines()), "there are more" in ran.err) == (1, True)
+    assert "canceled" in (await cli("jobs", "cancel", first)).out
+    assert [
+        job["id"]
+        for job in json.loads((await cli("jobs", "list", "--status", "canceled", "--json")).out)["jobs"]
+    ] == [first]
+    assert f"job        {second}" in (await cli("jobs", "show", second)).out
+    assert (await cli("jobs", "show", "nope")).code == 2
+    assert (await cli("jobs", "list", "--status", "done")).code == 2
+
+
+async def test_submit_prints_the_id_alone(api: Api, cli: Cli) -> None:
+    ran = await cli(
+        "submit", "-", "--label", "x", "--priority", "7", "--tunnel", "default", stdin=json.dumps(WORKFLOW)
+    )
+    job = await api.store.get(ran.out.strip())
+    assert job is not None
+    assert (job.label, job.priority, job.tunnel) == ("x", 7, "default")
+
+
+GOOD = '[tunnels.default]\nhost = "h"\nport = 1\n[web]\ntoken = "very-secret-token-0123456789"\n'
+
+
+async def test_config_check_names_every_mistake(alone: Cli) -> None:
+    path = alone.folder / "config.toml"
+    path.write_text('[tunnels.default]\nhost = "h"\nport = 99999\nkeepalive_intervall = 3\n')
+    ran = await alone("config", "check")
+    assert ran.code == 2
+    assert "2 mistakes" in ran.err
+    assert "tunnels.default.port" in ran.err
+    found: dict[str, Any] = json.loads((await alone("config", "check", "--json")).out)
+    assert (found["ok"], len(found["problems"])) == (False, 2)
+
+
+async def test_config_show_hides_the_token_and_path_says_where(alone: Cli) -> None:
+    path = alone.folder / "config.toml"
+    path.write_text(GOOD)
+    path.chmod(0o600)
+    assert (await alone("config", "check")).code == 0
+    shown = await alone("config", "show")
+    assert shown.code == 0, shown.err
+    assert "very-secret" not in shown.out + (await alone("config", "show", "--json")).out
+    values = tomllib.loads(shown.out.replace("null", '"null"'))
+    assert values["tunnels"]["default"]["keepalive_interval"] == 15
+    assert (await alone("config", "path")).out == f"{path}\n"
+
+
+async def test_config_reload_says_what_changed_or_what_is_wrong(api: Api, cli: Cli) -> None:
+    ran = await cli("config", "reload")
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "reloaded")
+    assert json.loads((await cli("config", "reload", "--json")).out)["added"] == []
+
+
+def test_a_light_command_imports_nothing_heavy() -> None:
+    """`status` answers in a tenth of a second because of what it does not import."""
+    heavy = (
+        "aiohttp",
+        "asyncio",
+        "asyncssh",
+        "rich",
+        "structlog",
+        "tomllib",
+        "comfytunnel.config",
+        "comfytunnel.app",
+    )
+    script = (
+        "import sys, contextlib; sys.argv = ['comfytunnel', 'status']\n"
+        "from comfytunnel.__main__ import main\n"
+        "with contextlib.suppress(SystemExit): main()\n"
+        f"print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    environ = {**os.environ, "COMFYTUNNEL_SOCKET": str(Path("/nonexistent"))}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environ, check=False
+    )
+    assert done.stdout == "[]\n", done.stdout

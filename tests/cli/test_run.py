@@ -1,0 +1,268 @@
+"""`run`: a workflow goes in, progress to stderr, the paths of the files to stdout; the job outlives us."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from comfytunnel import wire
+from comfytunnel.cli.progress import LineView
+from comfytunnel.jobs.model import Failure, LiveProgress, Stage, Status
+from tests.api.conftest import WORKFLOW, Api, serving
+from tests.cli.conftest import Cli
+
+
+@pytest.fixture
+def workflow(tmp_path: Path) -> str:
+    (tmp_path / "w.json").write_text(json.dumps(WORKFLOW))
+    return "w.json"
+
+
+async def next_job(api: Api) -> str:
+    """Wait for a job to be submitted and return its id."""
+    await api.store.revision.until(lambda revision: revision > 0)
+    [job] = await api.store.since(0)
+    return job.id
+
+
+async def finish(api: Api, folder: Path) -> str:
+    """Carry the next job to its end with one file, as the scheduler would."""
+    job_id = await next_job(api)
+    await api.scheduler.start(job_id)
+    api.scheduler.now[job_id] = LiveProgress(0.5, 1, 2, "1", "EmptyImage", step=3, steps=10)
+    api.scheduler.poke()
+    folder.mkdir(exist_ok=True)
+    (folder / "pic.png").write_bytes(b"picture")
+    await api.scheduler.output(job_id, folder / "pic.png")
+    await api.scheduler.succeed(job_id)
+    return job_id
+
+
+async def test_run_prints_the_paths_alone_on_stdout(
+    api: Api, cli: Cli, workflow: str, tmp_path: Path
+) -> None:
+    finishing = asyncio.create_task(finish(api, tmp_path / "kept"))
+    ran = await cli("run", workflow)
+    job_id = await finishing
+    assert (ran.code, ran.out) == (0, f"{tmp_path}/kept/pic.png\n")
+    assert f"job {job_id}" in ran.err
+
+
+async def test_the_workflow_may_come_from_stdin(api: Api, cli: Cli, tmp_path: Path) -> None:
+    finishing = asyncio.create_task(finish(api, tmp_path / "kept"))
+    assert (await cli("run", "-", stdin=json.dumps(WORKFLOW))).code == 0
+    await finishing
+
+
+async def test_copies_are_numbered_and_nothing_is_overwritten(
+    api: Api, cli: Cli, workflow: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "pic.png").write_bytes(b"mine")
+    (out / "pic-1.png").symlink_to(tmp_path / "elsewhere")
+    finishing = asyncio.create_task(finish(api, tmp_path / "kept"))
+    ran = await cli("run", workflow, "-o", "out")
+    await finishing
+    assert ran.out == "out/pic-2.png\n", ran.err
+    assert ((out / "pic.png").read_bytes(), (out / "pic-2.png").read_bytes()) == (b"mine", b"picture")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+async def test_json_is_one_event_a_line_and_a_result(
+    api: Api, cli: Cli, workflow: str, tmp_path: Path
+) -> None:
+    finishing = asyncio.create_task(finish(api, tmp_path / "kept"))
+    ran = await cli("run", workflow, "--json")
+    job_id = await finishing
+    lines = [json.loads(line) for line in ran.out.splitlines()]
+    assert (lines[0]["event"], lines[0]["data"]["id"]) == ("submitted", job_id)
+    assert (lines[-1]["event"], lines[-1]["data"]["status"]) == ("result", "succeeded")
+    assert lines[-1]["files"] == [f"{tmp_path}/kept/pic.png"]
+    assert ran.err == ""
+
+
+async def test_a_failed_job_is_exit_1_with_node_class_and_the_end_of_the_trace(
+    api: Api, cli: Cli, workflow: str
+) -> None:
+    trace = "\n".join(f"line {number}" for number in range(50))
+    running = asyncio.create_task(cli("run", workflow))
+    job_id = await next_job(api)
+    failure = Failure("node_execution_error", "CUDA out of memory", "2", "SaveImage", trace)
+    await api.scheduler.move(job_id, Stage.ENDED, status=Status.FAILED, error=failure)
+    ran = await running
+    assert (ran.code, ran.out) == (1, "")
+    assert "failed in node 2 (SaveImage): CUDA out of memory" in ran.err
+    assert "line 49" in ran.err
+    assert "line 37" not in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "line 1 column 2"),
+        ('{\n"a": 1,\n}', "line 3 column 1"),
+        ("[1]", "not a JSON object"),
+        ('{"a": NaN}', "NaN"),
+        ("[" * 100_000, "recursion"),
+        (json.dumps({"nodes": [], "links": []}), "Export (API)"),
+        ("{}", "empty"),
+    ],
+)
+async def test_a_bad_workflow_is_exit_2_and_leaves_no_job(api: Api, cli: Cli, text: str, words: str) -> None:
+    (cli.folder / "w.json").write_text(text)
+    ran = await cli("run", "w.json")
+    assert (ran.code, ran.out) == (2, "")
+    assert words in ran.err
+    assert "Traceback" not in ran.err
+    assert api.store.revision.value == 0
+
+
+async def test_a_missing_file_or_an_impossible_folder_is_exit_2(api: Api, cli: Cli, workflow: str) -> None:
+    assert (await cli("run", "none.json")).code == 2
+    ran = await cli("run", workflow, "-o", workflow)
+    assert ran.code == 2
+    assert api.store.revision.value == 0
+
+
+async def test_ctrl_c_without_a_terminal_leaves_the_job_running(api: Api, cli: Cli, workflow: str) -> None:
+    async with cli.running("run", workflow) as process:
+        job_id = await next_job(api)
+        await until_watched(api)
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+    assert process.returncode == 1
+    assert f"comfytunnel jobs wait {job_id}" in err.decode()
+    job = await api.store.get(job_id)
+    assert job is not None
+    assert job.status is Status.QUEUED
+
+
+async def until_watched(api: Api) -> None:
+    while not api.context.streams:  # noqa: ASYNC110 - nothing rings when a stream opens; the fixture holds the deadline
+        await asyncio.sleep(0.01)
+
+
+class Terminal:
+    """A pseudo-terminal with `comfytunnel` on it: what it shows, and a keyboard."""
+
+    def __init__(self, screen: int) -> None:
+        self._screen = screen
+        self.shown = ""
+
+    async def until(self, words: str) -> str:
+        loop = asyncio.get_running_loop()
+        while words not in self.shown:
+            self.shown += (await loop.run_in_executor(None, os.read, self._screen, 4096)).decode(
+                errors="replace"
+            )
+        return self.shown
+
+    def type(self, keys: str) -> None:
+        os.write(self._screen, keys.encode())
+
+
+@contextlib.asynccontextmanager
+async def on_terminal(cli: Cli, *args: str) -> AsyncIterator[tuple[Terminal, asyncio.subprocess.Process]]:
+    screen, inside = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "comfytunnel",
+        *args,
+        stdin=inside,
+        stdout=subprocess.PIPE,
+        stderr=inside,
+        env={**cli.environ, "TERM": "xterm"},
+        cwd=cli.folder,
+    )
+    os.close(inside)
+    try:
+        yield Terminal(screen), process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+        os.close(screen)
+
+
+@pytest.mark.parametrize(
+    ("keys", "status"), [("c\n", Status.CANCELED), ("\n", Status.QUEUED), ("l\n", Status.QUEUED)]
+)
+async def test_ctrl_c_on_a_terminal_asks(
+    api: Api, cli: Cli, workflow: str, keys: str, status: Status
+) -> None:
+    async with on_terminal(cli, "run", workflow) as (terminal, process):
+        job_id = await next_job(api)
+        await terminal.until("the link is connecting")
+        process.send_signal(signal.SIGINT)
+        await terminal.until("leave it running?")
+        terminal.type(keys)
+        await terminal.until("The job is canceled" if status is Status.CANCELED else "goes on")
+        assert await process.wait() == 1
+    job = await api.store.get(job_id)
+    assert job is not None
+    assert job.status is status
+
+
+async def test_a_terminal_sees_a_bar_with_node_and_step(
+    api: Api, cli: Cli, workflow: str, tmp_path: Path
+) -> None:
+    async with on_terminal(cli, "run", workflow) as (terminal, process):
+        job_id = await next_job(api)
+        await terminal.until("the link is connecting")
+        await api.scheduler.start(job_id)
+        api.scheduler.now[job_id] = LiveProgress(0.5, 1, 2, "1", "K\x1b]0;owned\x07[bold]", step=3, steps=10)
+        api.scheduler.poke()
+        shown = await terminal.until(
+            "K[bold] 3/10"
+        )  # neither an escape nor rich's own markup: a node may be called anything
+        assert "50%, node 1/2" in shown
+        assert "owned" not in shown
+        await api.scheduler.cancel(job_id)
+        await terminal.until("the job was canceled")
+        assert await process.wait() == 1
+
+
+async def test_a_restart_of_the_daemon_does_not_end_the_view(
+    short: Path, tmp_path: Path, workflow: str
+) -> None:
+    """The daemon goes away while we watch and comes back: the same command prints the file."""
+    async with serving(short) as first:
+        cli = Cli(tmp_path, first.path)
+        running = asyncio.create_task(cli("run", workflow))
+        await next_job(first)
+        await until_watched(first)
+    async with serving(short) as second:
+        await finish(second, tmp_path / "kept")
+        ran = await asyncio.wait_for(running, 15)
+    assert (ran.code, ran.out) == (0, f"{tmp_path}/kept/pic.png\n")
+
+
+async def test_jobs_wait_has_a_deadline_and_the_job_stays(api: Api, cli: Cli) -> None:
+    job_id = await api.submit()
+    ran = await cli("jobs", "wait", job_id, "--timeout", "0.3")
+    assert ran.code == 4
+    assert f"comfytunnel jobs wait {job_id}" in ran.err
+    await api.scheduler.cancel(job_id)
+    assert (await cli("jobs", "wait", job_id)).code == 1
+
+
+EVIL = wire.Progress(0.1, 0, 1, "1\x1b]0;x\x07", "K\x9b2J[bold]")
+
+
+def test_a_line_obeys_nothing_of_the_far_side(capsys: pytest.CaptureFixture[str]) -> None:
+    with LineView() as shown:
+        shown.show(EVIL)
+    assert capsys.readouterr().err == "10%, node 0/1, K[bold]\n"
