@@ -118,6 +118,7 @@ class _Daemon:
             context.closing.set(True)
         for task in others:
             task.cancel()
+        await asyncio.wait(others)
         await self._tunnels.stop()
 
     # --- config -----------------------------------------------------------------------------------------------------

@@ -133,7 +133,6 @@ class Assembly:
                 self._ssh = wire.Ssh(
                     facts.host, facts.port, facts.user, facts.host_key, facts.server_version, facts.banner
                 )
-            self._link.set(view.tunnel.link if view.tunnel.phase in ALIVE else None)
             self._open_gate()
 
     async def _follow_health(self) -> None:
@@ -166,12 +165,13 @@ class Assembly:
         return found.st_mtime_ns, found.st_size
 
     def _open_gate(self) -> None:
-        """Jobs may pass when the link is up, the port is ours and ComfyUI serves."""
-        link = self._link.value
-        report = self._health.state.value
-        bound = self._door.state.value.cause is None and bool(self._door.state.value.listening)
-        serving = link is not None and bound and report.state is State.SERVING
-        self._place.gate.set(Gate(link if bound else None, serving, None if serving else self._why_not()))
+        """Jobs may pass when the link is up, the port is ours and ComfyUI serves. While another program has the port, ComfyUI is
+        not asked either: the answer would be that program's."""
+        tunnel, doorway = self._driver.view.value.tunnel, self._door.state.value
+        ours = doorway.cause is None and bool(doorway.listening)
+        self._link.set(tunnel.link if tunnel.phase in ALIVE and ours else None)
+        serving = self._link.value is not None and self._health.state.value.state is State.SERVING
+        self._place.gate.set(Gate(self._link.value, serving, None if serving else self._why_not()))
         self._on_change()
 
     def _why_not(self) -> Waits:

@@ -116,9 +116,9 @@ class Roster:
         """Make the tunnels those of `configs`. Returns names under added, removed, changed; the rest is not disturbed."""
         done: dict[str, list[str]] = {"added": [], "removed": [], "changed": []}
         for name in [name for name in self._configs if name not in configs]:
+            await self._scheduler.remove_place(name)
             await self._stop(name)
             del self._configs[name], self._places[name]
-            await self._scheduler.remove_place(name)
             done["removed"].append(name)
         for name, new in configs.items():
             old = self._configs.get(name)
@@ -128,6 +128,7 @@ class Roster:
             self._configs[name] = new
             if name in self._assemblies and self._assemblies[name].apply(new):
                 continue
+            await self._scheduler.remove_place(name)
             await self._stop(name)
             gate = Feed(Gate(None, False, _CONNECTING))
             self._places[name] = Place(name, _client_for(new), gate, partial(self._doubt, name))
@@ -158,20 +159,22 @@ class Roster:
         self._tasks[name] = self._group.create_task(assembly.run(wanted=wanted), name=name)
         self._tasks[name].add_done_callback(lambda _: self.poke())
 
-    async def _stop(self, name: str) -> None:
-        self._assemblies.pop(name, None)
-        task = self._tasks.pop(name, None)
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def stop(self) -> None:
-        """End all tunnels at once: doors first, each with its moment for open calls."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
+    async def _stop(self, *names: str) -> None:
+        """End these tunnels at once: our own calls first, then the doors, each with its moment for the calls of others."""
+        tasks = []
+        for name in names:
+            self._assemblies.pop(name, None)
+            if name in self._places:
+                await self._places[name].client.close()
+            if name in self._tasks:
+                tasks.append(self._tasks.pop(name))
+                tasks[-1].cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    async def stop(self) -> None:
+        """End all of them."""
+        await self._stop(*self._configs)
 
 
 def _client_for(found: TunnelConfig) -> Client:
