@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import typer
 
 from comfytunnel import __version__, paths, wire
-from comfytunnel.cli import configs, exits, render
+from comfytunnel.cli import configs, exits, render, setups
 from comfytunnel.client import Client
 from comfytunnel.errors import Error, NotRunningError, TimedOutError, UsageError
 
@@ -92,6 +92,9 @@ def daemon(
         (state_dir or paths.state_dir()).absolute(),
     )
     raise typer.Exit(code)
+
+
+app.command()(setups.setup)
 
 
 @app.command()
