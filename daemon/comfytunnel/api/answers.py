@@ -40,7 +40,6 @@ STATUS = {
     "upstream_error": 500,
     "state_error": 500,
     "not_ready": 503,
-    "stopping": 503,
 }
 """Every code that an answer may carry, and its HTTP status. docs/api.md explains them in the same order."""
 

@@ -1,0 +1,73 @@
+"""docs/api.md is the API: what it lists is served, what is served it lists, and its curl lines work."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from comfytunnel import errors
+from comfytunnel.api.answers import STATUS
+from comfytunnel.api.server import ROUTES
+from tests.api.conftest import Api
+
+TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+SECTIONS = re.findall(r"^### (GET|POST|HEAD|DELETE) (\S+)\n\n    (curl .*)$", TEXT, re.MULTILINE)
+
+
+def test_the_documented_routes_are_the_route_table_in_both_directions() -> None:
+    documented = [(method, path) for method, path, _ in SECTIONS]
+    assert sorted(documented) == sorted((method, path) for method, path, _ in ROUTES)
+
+
+def test_the_documented_codes_are_the_status_table_in_both_directions() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| \S", TEXT, re.MULTILINE)
+    assert {code: int(status) for code, status in rows} == STATUS
+
+
+def test_every_error_that_the_rooms_raise_has_a_status() -> None:
+    """An error class without a place in the table would be a bare 500; those that only a client raises are left out."""
+    raised = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Error)
+    ]
+    clients_own = {errors.NotRunningError, errors.TimedOutError, errors.RemoteError}
+    assert [kind for kind in raised if kind.code not in STATUS and kind not in clients_own] == []
+
+
+@pytest.mark.parametrize(("method", "path", "line"), SECTIONS, ids=[f"{m} {p}" for m, p, _ in SECTIONS])
+async def test_each_curl_line_does_what_it_says(
+    api: Api, tmp_path: Path, method: str, path: str, line: str
+) -> None:
+    job_id = await api.submit()
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "workflow_api.json").write_text('{"1": {"class_type": "A", "inputs": {}}}')
+    await api.scheduler.start(job_id)
+    output = await api.scheduler.output(job_id, tmp_path / "a.png")
+    assert path.split("{")[0] in line
+    assert ("-X POST" in line or " -d " in line) is (method == "POST")
+    stream = "curl -N " in line
+    shell = await asyncio.create_subprocess_exec(
+        "sh",
+        "-c",
+        line.replace("curl ", "exec curl -sS --fail-with-body -m 10 ", 1),
+        env={
+            "S": str(api.path),
+            "ID": job_id,
+            "ASSET": output.asset_id,
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    if stream:
+        assert shell.stdout is not None
+        assert await shell.stdout.readline() == b"event: status\n"
+        shell.terminate()
+    out, err = await shell.communicate()
+    if not stream:
+        assert shell.returncode == 0, (out, err)
+        assert (tmp_path / "picture.png").exists() if "content" in path else out.endswith(b"}\n")
