@@ -1,0 +1,130 @@
+"""The jobs room on a test bench: a real store and scheduler here, the ComfyUI stand-in there, and a gate that the test opens and closes.
+
+`kill` ends the scheduler as a kill -9 would as far as the disk is concerned: nothing is said or written any more, and `start` goes
+on with a new Store on the same file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from comfytunnel.comfy.client import Client
+from comfytunnel.demo.comfyui import ComfyUI
+from comfytunnel.feed import Feed
+from comfytunnel.jobs.model import Job, NewJob, Stage, Status, Waits
+from comfytunnel.jobs.scheduler import Gate, JobsSettings, Place, Scheduler
+from comfytunnel.jobs.store import Store
+
+DEADLINE = 20.0
+
+
+def picture(
+    color: int = 0xFF0000, *, prefix: str = "pic", seconds: float = 0.0, steps: int = 4
+) -> dict[str, Any]:
+    """A workflow that saves one PNG, after `seconds` of work in so many steps."""
+    graph: dict[str, Any] = {
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 32, "height": 32, "batch_size": 1, "color": color},
+        },
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix}},
+    }
+    if seconds:
+        graph["2"] = {
+            "class_type": "DemoSlow",
+            "inputs": {"image": ["1", 0], "seconds": seconds, "steps": steps},
+            "_meta": {"title": "Patience"},
+        }
+        graph["9"]["inputs"]["images"] = ["2", 0]
+    return graph
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.far = ComfyUI(folder / "far")
+        self.settings = JobsSettings(
+            output_dir=folder / "pictures", settle=0.3, poll_min=0.05, poll_max=0.2, retry_max=0.3
+        )
+        self.gate = Feed(Gate(None, False, Waits("connecting", "The tunnel is still connecting.")))
+        self.links = 0
+        self.store: Store
+        self.scheduler: Scheduler
+        self._client: Client | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    async def start(self, **settings: Any) -> None:
+        """A new process of ours on the same files."""
+        self.settings = replace(self.settings, **settings)
+        self.store = await Store.open(self.folder / "jobs.db")
+        self.client = Client(self.far.url if self.far.port else "http://127.0.0.1:9")
+        place = Place("default", self.client, self.gate)
+        self.scheduler = Scheduler(self.store, {"default": place}, self.settings)
+        self._running = asyncio.create_task(self.scheduler.run())
+
+    async def kill(self) -> None:
+        assert self._running is not None
+        self._running.cancel()
+        await asyncio.wait([self._running])
+        await self.client.close()
+        await self.store.close()
+        self._running = None
+
+    async def stop(self) -> None:
+        if self._running is not None:
+            running = self._running
+            await self.kill()
+            if not running.cancelled():
+                running.result()
+        await self.far.stop()
+
+    async def restart_far(self) -> None:
+        """Another ComfyUI process on the same port and folders."""
+        self.far.faults.starting = (
+            True  # else a connection accepted in the very moment of the end is never closed
+        )
+        await self.far.stop()
+        self.far.faults.starting = False
+        await self.far.start(port=self.far.port)
+
+    def link_up(self) -> None:
+        """A new link, and ComfyUI serves through it."""
+        self.links += 1
+        self.gate.set(Gate(self.links, True))
+
+    def link_down(self, code: str = "connection_lost") -> None:
+        self.gate.set(Gate(None, False, Waits(code, "The tunnel is down.")))
+
+    async def submit(self, workflow: dict[str, Any], **given: Any) -> Job:
+        return await self.scheduler.submit(NewJob(workflow=workflow, **given))
+
+    async def job(self, job: Job) -> Job:
+        found = await self.store.get(job.id)
+        assert found is not None
+        return found
+
+    async def reaches(self, job: Job, *wanted: Stage | Status) -> Job:
+        """Wait until the job is in one of these stages or statuses."""
+        async with asyncio.timeout(DEADLINE):
+            async for _ in self.store.revision.changes():
+                found = await self.job(job)
+                if found.stage in wanted or found.status in wanted:
+                    return found
+        raise AssertionError
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Now, and after each change of any job."""
+        async with asyncio.timeout(DEADLINE):
+            async for _ in self.store.revision.changes():
+                yield
+
+    async def ends(self, job: Job) -> Job:
+        return await self.reaches(job, Stage.ENDED)
+
+    async def files(self) -> list[Path]:
+        """Every file below the output folder, hidden ones too."""
+        return sorted(path for path in (self.folder / "pictures").rglob("*") if path.is_file())

@@ -1,0 +1,190 @@
+"""The store: what it returned is on disk, moves are compared and set, a broken or foreign file loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from comfytunnel.errors import StateError, UsageError
+from comfytunnel.jobs.model import IllegalMoveError, Job, NewJob, Output, Stage, Status
+from comfytunnel.jobs.store import Store
+
+NOW = datetime(2026, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
+NEW = NewJob(workflow={"1": {"class_type": "EmptyImage", "inputs": {"name": "ünï😀"}}}, label="x", priority=3)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await Store.open(tmp_path / "state" / "jobs.db")
+    yield opened
+    await opened.close()
+
+
+def an_output(job: Job, ord_: int = 0, asset: str = "a") -> Output:
+    return Output(
+        asset_id=asset,
+        job_id=job.id,
+        node_id="9",
+        name="a.png",
+        kind="image",
+        content_type="image/png",
+        size=3,
+        blake3="b",
+        sha256="s",
+        path="/x/a.png",
+        ord=ord_,
+    )
+
+
+async def test_an_accepted_job_is_there_after_a_new_start(tmp_path: Path) -> None:
+    first = await Store.open(tmp_path / "jobs.db")
+    job = await first.add(NEW, now=NOW)
+    await first.close()
+    second = await Store.open(tmp_path / "jobs.db")
+    assert await second.get(job.id) == job
+    assert await second.workflow(job.id) == NEW.workflow
+    assert second.revision.value == job.revision
+    assert second.notice is None
+    await second.close()
+
+
+async def test_files_are_for_the_owner_only(store: Store, tmp_path: Path) -> None:
+    await store.add(NEW, now=NOW)
+    for path in (tmp_path / "state").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+
+
+async def test_every_change_takes_the_next_revision_and_pokes(store: Store) -> None:
+    jobs = [await store.add(NEW, now=NOW) for _ in range(3)]
+    assert [job.revision for job in jobs] == [1, 2, 3]
+    moved = await store.move(jobs[0].id, expect=Stage.WAITING, stage=Stage.SUBMITTING)
+    assert moved is not None
+    assert moved.revision == store.revision.value == 4
+    assert [job.id for job in await store.since(1)] == [jobs[1].id, jobs[2].id, jobs[0].id]
+    assert [job.id for job in await store.since(1, limit=1)] == [jobs[1].id]
+    assert await store.since(4) == []
+
+
+async def test_a_move_from_another_stage_than_expected_changes_nothing(store: Store) -> None:
+    job = await store.add(NEW, now=NOW)
+    assert await store.move(job.id, expect={Stage.ON_SERVER, Stage.FETCHING}, note="x") is None
+    assert await store.move("nobody", expect=Stage.WAITING, note="x") is None
+    assert await store.get(job.id) == job
+    assert store.revision.value == job.revision
+
+
+async def test_of_two_that_move_at_once_one_wins(store: Store) -> None:
+    job = await store.add(NEW, now=NOW)
+    moves = [store.move(job.id, expect=Stage.WAITING, stage=Stage.SUBMITTING) for _ in range(10)]
+    assert len([won for won in await asyncio.gather(*moves) if won]) == 1
+
+
+async def test_an_illegal_move_is_refused_and_rolled_back(store: Store) -> None:
+    job = await store.add(NEW, now=NOW)
+    with pytest.raises(IllegalMoveError):
+        await store.move(job.id, expect=Stage.WAITING, stage=Stage.FETCHING)
+    assert await store.get(job.id) == job
+    assert (await store.add(NEW, now=NOW)).revision == 2
+
+
+async def test_a_caller_that_is_cancelled_leaves_a_whole_change_that_is_told(store: Store) -> None:
+    adding = asyncio.create_task(store.add(NEW, now=NOW))
+    await asyncio.sleep(0)
+    adding.cancel()
+    async with asyncio.timeout(5):
+        await store.revision.until(lambda revision: revision == 1)
+    assert len(await store.since(0)) == 1
+
+
+async def test_outputs_bump_the_job_and_are_found_by_asset(store: Store) -> None:
+    job = await store.add(NEW, now=NOW)
+    await store.add_output(an_output(job, 1, "b"))
+    await store.add_output(an_output(job, 0, "a"))
+    assert [output.asset_id for output in await store.outputs(job.id)] == ["a", "b"]
+    assert (await store.asset("b")) == an_output(job, 1, "b")
+    assert await store.asset("c") is None
+    after = await store.get(job.id)
+    assert after is not None
+    assert after.revision == 3
+
+
+async def test_the_list_is_newest_first_in_pages(store: Store) -> None:
+    jobs = [await store.add(NEW, now=NOW) for _ in range(5)]
+    await store.move(
+        jobs[2].id, expect=Stage.WAITING, stage=Stage.ENDED, status=Status.CANCELED, completed_at=NOW
+    )
+    page, cursor = await store.listing(limit=3)
+    assert [job.seq for job in page] == [5, 4, 3]
+    page, cursor = await store.listing(limit=3, cursor=cursor)
+    assert ([job.seq for job in page], cursor) == ([2, 1], None)
+    page, cursor = await store.listing(status=Status.CANCELED)
+    assert ([job.seq for job in page], cursor) == ([3], None)
+    counts = await store.counts()
+    assert (counts[Status.QUEUED], counts[Status.CANCELED], counts[Status.FAILED]) == (4, 1, 0)
+    for nonsense in ("x", "-1", "١", "9" * 40):
+        with pytest.raises(UsageError):
+            await store.listing(cursor=nonsense)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "foreign", "torn"])
+async def test_a_broken_database_is_moved_aside_and_said(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "jobs.db"
+    if damage == "garbage":
+        path.write_bytes(b"this is not a database at all, but it is long enough " * 100)
+    else:
+        opened = await Store.open(path)
+        for _ in range(50):
+            await opened.add(NEW, now=NOW)
+        await opened.close()
+    if damage == "foreign":
+        with sqlite3.connect(path) as other:
+            other.execute("DROP TABLE counter")
+        other.close()
+    if damage == "torn":
+        data = bytearray(path.read_bytes())
+        data[4096 * 2 : 4096 * 6] = b"\xff" * 4096 * 4
+        path.write_bytes(data)
+    before = path.read_bytes()
+    store = await Store.open(path)
+    assert store.notice is not None
+    [kept] = [
+        other
+        for other in tmp_path.iterdir()
+        if other.name.startswith("jobs.db.broken-") and other.name[-4] != "-"
+    ]
+    assert str(kept) in store.notice
+    if damage != "foreign":
+        assert kept.read_bytes() == before
+    assert (await store.add(NEW, now=NOW)).revision == 1
+    await store.close()
+
+
+async def test_a_database_of_a_newer_version_is_refused_and_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    with sqlite3.connect(path) as newer:
+        newer.execute("PRAGMA user_version=99")
+    newer.close()
+    with pytest.raises(StateError, match="newer"):
+        await Store.open(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["jobs.db"]
+
+
+async def test_a_folder_that_cannot_be_made_is_a_state_error_with_a_hint(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StateError) as caught:
+        await Store.open(tmp_path / "file" / "jobs.db")
+    assert caught.value.hint
+
+
+async def test_after_close_it_says_so(tmp_path: Path) -> None:
+    store = await Store.open(tmp_path / "jobs.db")
+    await store.close()
+    with pytest.raises(StateError):
+        await store.get("x")
