@@ -37,6 +37,23 @@ def test_every_error_that_the_rooms_raise_has_a_status() -> None:
     assert [kind for kind in raised if kind.code not in STATUS and kind not in clients_own] == []
 
 
+def test_every_code_that_a_room_behind_the_api_gives_to_an_error_has_a_status() -> None:
+    """A code of a room's own that is not in the table would not be in the documentation either."""
+    package = Path(errors.__file__).parent
+    rooms = [
+        *package.glob("api/*.py"),
+        *package.glob("jobs/*.py"),
+        *package.glob("workflow/*.py"),
+        package / "roster.py",
+    ]
+    given = {
+        code for path in rooms for code in re.findall(r"\bcode=\"(\w+)\"", path.read_text(encoding="utf-8"))
+    }
+    assert given - STATUS.keys() == {
+        "already_running"
+    }  # said by a second daemon's command line, never over HTTP
+
+
 @pytest.mark.parametrize(("method", "path", "line"), SECTIONS, ids=[f"{m} {p}" for m, p, _ in SECTIONS])
 async def test_each_curl_line_does_what_it_says(
     api: Api, tmp_path: Path, method: str, path: str, line: str

@@ -34,11 +34,13 @@ STATUS = {
     "invalid_request": 422,
     "invalid_workflow": 422,
     "workflow_format_ui": 422,
+    "unknown_tunnel": 422,
     "config_error": 422,
     "too_many_streams": 429,
     "internal": 500,
     "upstream_error": 500,
     "state_error": 500,
+    "disk_full": 500,
     "not_ready": 503,
 }
 """Every code that an answer may carry, and its HTTP status. docs/api.md explains them in the same order."""
