@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import asyncssh
 
 from comfytunnel.config import Endpoint, Tcp
+from comfytunnel.tunnel.dial import hung_up
 from comfytunnel.tunnel.link import ChannelRefused, LinkError, Sink
 from comfytunnel.tunnel.state import Cause, Code
 
@@ -51,7 +52,9 @@ class Channels:
         self.rtt: float | None = None
 
     async def open(self, sink: Sink) -> SshChannel:
-        """See link.Link.open."""
+        """See link.Link.open. A connection whose end the kernel knows already, and asyncio not yet, takes no caller any more."""
+        if hung_up(self._conn.get_extra_info("socket")):
+            raise LinkError(Cause(Code.CONNECTION_LOST))
         while self._spares:
             session = self._spares.popleft()
             if session.usable:

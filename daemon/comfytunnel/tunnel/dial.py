@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
+import select
 import socket
 import struct
 import threading
@@ -111,6 +112,20 @@ _CODES = {
 def reset_on_close(sock: socket.socket) -> None:
     """Let close() send RST and drop what is unsent: nothing may be delivered later by a link that we gave up."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def hung_up(sock: socket.socket | None) -> bool:
+    """Whether the kernel has seen the other side's end, even behind bytes that nobody has read yet. No socket: not known.
+
+    Linux tells of a FIN (POLLRDHUP); elsewhere only of what is closed in both directions.
+    """
+    if sock is None:
+        return False
+    if sock.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(sock.fileno(), getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(0))
 
 
 def acknowledger(sock: socket.socket | None) -> Callable[[], None]:

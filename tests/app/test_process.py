@@ -1,0 +1,237 @@
+"""The daemon as a process: its start, its end, what it does about its surroundings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import sys
+from pathlib import Path
+
+from comfytunnel.client import Client
+from comfytunnel.demo.remote import Remote
+from tests.app.world import DEADLINE, World
+
+WEBSOCKET = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+async def test_a_program_reaches_comfyui_through_the_port_on_both_loopback_addresses(world: World) -> None:
+    await world.start()
+    status, body = await world.fetch()
+    assert (status, b"comfyui_version" in body) == (200, True)
+    _, writer = await asyncio.open_connection("::1", world.port)
+    writer.close()
+    assert world.remote.sessions_asked == 0
+
+
+async def test_sigterm_ends_it_within_two_seconds_with_clients_open(world: World) -> None:
+    await world.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    writer.write(WEBSOCKET)
+    assert b"101" in await reader.readline()
+    events = world.client.events()
+    await world.ask(lambda: next(events))
+    assert await world.stop() < 2.0
+    assert world.process is not None
+    assert world.process.returncode == 0
+    assert not world.client.socket_path.exists()
+    writer.close()
+
+
+async def test_sigterm_with_nobody_there_is_prompt(world: World) -> None:
+    """Our own calls through the door are not waited for."""
+    await world.start()
+    assert await world.stop() < 1.0
+
+
+async def test_a_second_daemon_is_refused_and_the_first_goes_on(world: World) -> None:
+    await world.start()
+    assert world.process is not None
+    code, _, err = await world.run("daemon")
+    assert code == 5
+    assert str(world.process.pid) in err
+    assert (await world.ask(world.client.health)).pid == world.process.pid
+    assert (await world.fetch())[0] == 200
+
+
+async def test_the_socket_is_ours_alone_from_the_first_moment(world: World) -> None:
+    await world.start(serving=False)
+    assert stat.S_IMODE(world.client.socket_path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(world.client.socket_path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE((world.base / "state" / "jobs.db").stat().st_mode) == 0o600
+
+
+async def test_a_taken_port_is_said_with_its_holder_and_taken_over_when_it_is_free(world: World) -> None:
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "import socket, sys; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print('ok', flush=True); sys.stdin.read()",
+        str(world.port),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    await holder.stdout.readline()
+    await world.start(serving=False)
+    tunnel = await world.until(lambda: world.client.tunnel("default"), lambda found: found.phase == "up")
+    assert tunnel.cause is not None
+    assert tunnel.cause.code == "port_in_use"
+    assert str(holder.pid) in tunnel.cause.message
+    assert "take over" in tunnel.cause.hint
+    assert not (await world.ask(world.client.ready)).ready
+    assert tunnel.comfyui.state == "unknown", "the program that holds the port must not be asked"
+    holder.terminate()
+    await holder.wait()
+    await world.ask(lambda: world.client.wait(timeout=DEADLINE))
+    assert (await world.fetch())[0] == 200
+
+
+async def test_one_tunnels_taken_port_leaves_the_others_alone(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        other = world.config_text(listen=f"127.0.0.1:{taken.getsockname()[1]}").replace(
+            "tunnels.default", "tunnels.other"
+        )
+        world.config.write_text(world.config_text() + other.split("[jobs]")[0])
+        await world.start(serving=False)
+        await world.ask(lambda: world.client.wait("default", timeout=DEADLINE))
+        tunnels = await world.ask(world.client.tunnels)
+    assert tunnels["default"].cause is None
+    assert tunnels["other"].cause is not None
+    assert (await world.fetch())[0] == 200
+
+
+async def test_a_cut_link_is_back_by_itself_and_the_next_call_is_served(world: World) -> None:
+    await world.start()
+    before = (await world.ask(lambda: world.client.tunnel("default"))).counters.links
+    world.remote.cut()
+    await asyncio.sleep(0)  # asyncio closes an aborted socket in the loop's next turn: only then the link is cut
+    assert (await world.fetch())[0] == 200
+    assert (await world.ask(lambda: world.client.tunnel("default"))).counters.links > before
+
+
+async def test_down_refuses_with_the_reason_and_up_serves_again(world: World) -> None:
+    await world.start()
+    await world.ask(lambda: world.client.down("default"))
+    status, body = await world.fetch()
+    assert status == 503
+    assert b"down_on_purpose" in body
+    await world.ask(lambda: world.client.up("default"))
+    assert (await world.fetch())[0] == 200
+
+
+async def test_a_changed_host_key_halts_and_a_mended_known_hosts_goes_on(world: World) -> None:
+    await world.start()
+    known = (world.base / "known_hosts").read_text()
+    world.remote.change_host_key()
+    world.remote.cut()
+    tunnel = await world.until(lambda: world.client.tunnel("default"), lambda found: found.phase == "halted")
+    assert tunnel.cause is not None
+    assert tunnel.cause.code == "host_key_changed"
+    assert tunnel.cause.message.count("SHA256:") == 2
+    assert (world.base / "known_hosts").read_text() == known, "nothing is overwritten by itself"
+    (world.base / "known_hosts").write_text(world.remote.known_hosts_line + "\n")
+    await world.ask(lambda: world.client.wait(timeout=DEADLINE))
+
+
+async def test_a_broken_config_in_the_foreground_is_named_and_exits_2(world: World) -> None:
+    world.config.write_text('[tunnels.default]\nhots = "example"\n')
+    code, _, err = await world.run("daemon")
+    assert code == 2
+    assert "host" in err
+    assert str(world.config) in err
+    assert not world.client.socket_path.exists()
+
+
+async def test_a_broken_config_under_a_service_manager_is_said_and_taken_up_when_mended(world: World) -> None:
+    """It serves the control socket without tunnels, and goes on by itself."""
+    world.config.write_text("[tunnels.default\n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(world.base / "notify"))
+        manager.settimeout(DEADLINE)
+        await world.start(serving=False, NOTIFY_SOCKET=str(world.base / "notify"))
+        said = [await asyncio.to_thread(manager.recv, 4096) for _ in range(2)]
+        assert b"READY=1" in said
+        assert any(line.startswith(b"STATUS=") and b"config.toml" in line for line in said)
+        status = await world.ask(world.client.status)
+        assert status.tunnels == {}
+        assert status.cause is not None
+        assert status.cause.code == "config_error"
+        world.write_config()
+        await world.until(world.client.ready, lambda found: found.ready)
+        assert (await world.ask(world.client.status)).cause is None
+
+
+async def test_reload_moves_to_another_endpoint_while_the_port_stays_open(world: World) -> None:
+    await world.start()
+    other = Remote(targets=world.remote.targets, authorized=world.remote.authorized)
+    async with other:
+        world.write_config(port=other.port)
+        done = await world.ask(world.client.reload)
+        assert done["changed"] == ["default"]
+        assert (await world.fetch())[0] == 200
+        assert other.logins == 1
+        world.config.write_text("nonsense = [\n")
+        code, _, err = await world.run("config", "reload")
+        assert code == 2
+        assert "config.toml" in err
+        assert (await world.fetch())[0] == 200, "a broken config changes nothing"
+
+
+async def test_sighup_reloads(world: World) -> None:
+    await world.start()
+    world.write_config(listen=f"localhost:{world.port}", keepalive_interval=20)
+    assert world.process is not None
+    os.kill(world.process.pid, signal.SIGHUP)
+    await world.until(world.log.read_text, lambda text: "changed=['default']" in text)
+    assert (await world.fetch())[0] == 200
+
+
+async def test_a_socket_path_that_is_too_long_is_refused_with_the_way_out(world: World) -> None:
+    world.client = Client(world.base / ("d" * 120) / "control.sock")
+    code, _, err = await world.run("daemon")
+    assert code == 2
+    assert "COMFYTUNNEL_SOCKET" in err
+
+
+async def test_a_broken_database_is_moved_aside_and_said_loudly(world: World) -> None:
+    state = world.base / "state"
+    state.mkdir(mode=0o700)
+    (state / "jobs.db").write_bytes(b"not a database at all" * 100)
+    await world.start()
+    status = await world.ask(world.client.status)
+    assert status.cause is not None
+    assert status.cause.code == "state_broken"
+    moved = list(state.glob("jobs.db.broken-*"))
+    assert [path.read_bytes()[:9] for path in moved] == [b"not a dat"]
+
+
+async def test_a_state_folder_that_cannot_be_made_is_named(world: World) -> None:
+    process = await world.spawn("daemon", COMFYTUNNEL_STATE_DIR="/proc/comfytunnel")
+    _, err = await asyncio.wait_for(process.communicate(), DEADLINE)
+    assert process.returncode == 1
+    assert "/proc/comfytunnel" in err.decode()
+    assert "Traceback" not in err.decode()
+
+
+async def test_a_state_folder_that_is_a_file_is_named(world: World) -> None:
+    (world.base / "state").write_text("")
+    code, _, err = await world.run("daemon")
+    assert code != 0
+    assert str(world.base / "state") in err
+    assert "Traceback" not in err
+
+
+async def test_the_demo_runs_to_its_end_and_leaves_only_the_picture(world: World, tmp_path: Path) -> None:
+    process = await world.spawn("demo", TMPDIR=str(tmp_path))
+    out, err = await asyncio.wait_for(process.communicate(), 28)
+    assert process.returncode == 0, err.decode()
+    text = out.decode()
+    assert "up again after" in text
+    (left,) = list(tmp_path.iterdir())
+    assert str(left) in text
+    assert left.read_bytes().startswith(b"\x89PNG")
