@@ -70,9 +70,8 @@ def reload(as_json: AsJson = False) -> None:
     if as_json:
         exits.tell(render.json_text(answer, indent=2))
         return
-    exits.tell("reloaded")
     for name, value in _dotted("", answer):
-        exits.tell(printable(f"{name}: {render.json_text(value)}"))
+        exits.tell(printable(f"{name} = {render.json_text(value)}"))
 
 
 def _plain(value: Any) -> Any:
