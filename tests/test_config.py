@@ -101,7 +101,6 @@ def test_a_proxy_command_in_the_ssh_line_is_kept() -> None:
         ("127.0.0.1:1", (Tcp("127.0.0.1", 1),)),
         ("127.8.8.8:1", (Tcp("127.8.8.8", 1),)),
         ("[::1]:1", (Tcp("::1", 1),)),
-        ("127.0.0.1:0", (Tcp("127.0.0.1", 0),)),
         ("unix:~/s", (Unix(Path("/home/ada/s")),)),
     ],
 )
@@ -234,9 +233,8 @@ def test_two_tunnels_cannot_listen_on_the_same_port() -> None:
     assert found[0].path == "web.listen"
 
 
-def test_two_tunnels_may_each_ask_for_any_free_port() -> None:
-    text = 'host = "h"\nlisten = "127.0.0.1:0"\n'
-    assert len(read(f"[tunnels.a]\n{text}[tunnels.b]\n{text}").tunnels) == 2
+def test_a_port_that_nobody_could_know_is_refused() -> None:
+    assert problem('host = "h"\nlisten = "127.0.0.1:0"').path == "tunnels.default.listen"
 
 
 def test_two_ways_in_are_one_too_many() -> None:

@@ -257,7 +257,7 @@ def _shared_endpoints(tunnels: Mapping[str, TunnelConfig], web: WebConfig) -> li
     owners: dict[Endpoint, str] = {}
     listens: dict[str, tuple[Endpoint, ...]] = {f"tunnels.{name}": t.listen for name, t in tunnels.items()}
     for path, endpoints in (listens | {"web": web.listen}).items():
-        taken = [e for e in endpoints if e in owners and not (isinstance(e, Tcp) and e.port == 0)]
+        taken = [e for e in endpoints if e in owners]
         if taken:
             message = f"{taken[0]} is taken by {owners[taken[0]]} already."
             problems.append(Problem(f"{path}.listen", message, "Give each a port of its own."))

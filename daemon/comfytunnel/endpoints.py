@@ -56,13 +56,7 @@ def parse_endpoint(text: str) -> Endpoint:
 
 
 def parse_listen(text: str) -> tuple[Endpoint, ...]:
-    """Read an endpoint to listen on: `localhost` is both loopback addresses, anything else must be one (else UsageError).
-
-    Port 0, any free port, is taken with an address only: localhost would get two different ones.
-    """
-    host, _, port = text.rpartition(":")
-    if port == "0" and host.strip("[]") in LOOPBACKS:
-        return (Tcp(host.strip("[]"), 0),)
+    """Read an endpoint to listen on: `localhost` is both loopback addresses, anything else must be one (else UsageError)."""
     endpoint = parse_endpoint(text)
     if isinstance(endpoint, Unix):
         check_socket_path(endpoint.path)
