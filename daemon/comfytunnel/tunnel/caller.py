@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import structlog
 
-from comfytunnel.tunnel.dial import reset_on_close
+from comfytunnel.tunnel.dial import hung_up, reset_on_close
 from comfytunnel.tunnel.link import Channel, ChannelRefused, Link, LinkError
 from comfytunnel.tunnel.state import Cause, Code, Phase
 
@@ -32,8 +31,6 @@ _WRITE_LIMIT = 1 << 20  # bytes on their way to a slow caller before its channel
 _FIRST_BYTES = 1.0  # seconds that a caller without hope gets to show that it speaks HTTP
 _DRAIN = 2.0  # seconds that it gets to read its 503
 _RETRY_AFTER = 5  # seconds
-# Linux tells of a FIN behind unread bytes; elsewhere only of what is hung up on both sides.
-_HUNG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT) \S")
 
 
@@ -46,7 +43,8 @@ class Caller(asyncio.Protocol):
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # until connection_made
         self._channel: Channel | None = None
         self._early = bytearray()
-        self._eof = False
+        self._eof = False  # the near side sends no more
+        self._far_ended = False
         self._refused = False
         self._news = asyncio.Event()  # more bytes, or the end of them, from a caller without channel
         self._serving: asyncio.Task[None] | None = None
@@ -76,7 +74,7 @@ class Caller(asyncio.Protocol):
         self._eof = True
         self._news.set()
         if self._channel is not None:
-            self._channel.write_eof()
+            self._finish() if self._far_ended else self._channel.write_eof()
         return not self._door.is_held(
             self
         )  # a held caller has left; of any other the other direction stays open
@@ -102,6 +100,20 @@ class Caller(asyncio.Protocol):
     def close(self) -> None:
         """Close once what is on its way to the caller has been sent."""
         self._transport.close()
+
+    def far_ended(self) -> None:
+        """The far side sends no more; ours may go on."""
+        self._far_ended = True
+        if self._eof and self._channel is not None:
+            self._finish()
+        elif not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def _finish(self) -> None:
+        """Both sides have ended: somebody must close, and not every SSH server does it of itself (RFC 4254, 5.3)."""
+        if self._channel is not None:
+            self._channel.close()
+        self.close()
 
     def forget_channel(self) -> None:
         """The channel is closed for good."""
@@ -165,12 +177,7 @@ class Caller(asyncio.Protocol):
 
     def _has_left(self) -> bool:
         """Whether a caller that was held has closed its side, even behind bytes that we have not read."""
-        sock = self._transport.get_extra_info("socket")
-        if self._eof or sock is None or sock.fileno() < 0:
-            return True
-        poll = select.poll()
-        poll.register(sock.fileno(), _HUNG_UP)
-        return bool(poll.poll(0))
+        return self._eof or hung_up(self._transport.get_extra_info("socket"))
 
     def _splice(self, channel: Channel) -> None:
         self._channel = channel
@@ -225,8 +232,7 @@ class _Far:
 
     def eof_received(self) -> None:
         self._complete = True
-        if not self._transport.is_closing():
-            self._transport.write_eof()
+        self._caller.far_ended()
 
     def channel_lost(self, *, clean: bool) -> None:
         self._caller.forget_channel()

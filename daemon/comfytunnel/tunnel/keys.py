@@ -15,6 +15,9 @@ import asyncssh
 from comfytunnel.tunnel.link import LinkError
 from comfytunnel.tunnel.state import Cause, Code
 
+# asyncssh has one error for all that is wrong with a key, and tells this case by its text itself.
+_ENCRYPTED = "Passphrase must be specified"
+
 
 def check(files: Sequence[Path], *, has_agent: bool) -> list[str]:
     """The paths that asyncssh may load, in order; encrypted ones are left to the agent. Blocks on the disk.
@@ -36,14 +39,14 @@ def _is_encrypted(path: Path, *, has_agent: bool) -> bool:
         asyncssh.read_private_key(path)
     except OSError as error:
         raise _unreadable(f"{path}: {error.strerror}.", "Name the right file in `identity_file`.") from error
-    except asyncssh.KeyEncryptionError as error:
-        if has_agent:
-            return True
-        raise _unreadable(
-            f"{path} is encrypted and there is no agent.",
-            "Load it with ssh-add and give the agent's socket as `agent`, or make a key without a passphrase.",
-        ) from error
-    except asyncssh.KeyImportError as error:
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+        if _ENCRYPTED in str(error):
+            if has_agent:
+                return True
+            raise _unreadable(
+                f"{path} is encrypted and there is no agent.",
+                "Load it with ssh-add and give the agent's socket as `agent`, or make a key without a passphrase.",
+            ) from error
         raise _unreadable(f"{path} is not a private key: {error}.", "Name the file without .pub.") from error
     return False
 

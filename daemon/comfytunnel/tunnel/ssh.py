@@ -85,7 +85,9 @@ class SshOpener:
                 Cause(Code.HOST_KEY_UNKNOWN, f"{config.known_hosts} cannot be read: {error.strerror}.")
             ) from error
         agent = _agent(config.agent)
-        has_agent = bool(agent if agent != () else os.environ.get("SSH_AUTH_SOCK"))
+        if agent == ():
+            agent = resolved.config.get("IdentityAgent", os.environ.get("SSH_AUTH_SOCK") or None)
+        has_agent = agent not in (None, "none")
         files = await asyncio.to_thread(partial(keys.check, config.identity_files, has_agent=has_agent))
         direct = not (resolved.tunnel or resolved.proxy_command)
         sock = await dial(resolved.host, resolved.port, self._resolver) if direct else None
@@ -120,6 +122,12 @@ class SshOpener:
                     keepalive_interval=0,
                     login_timeout=LOGIN_DEADLINE,
                 )
+        except FileNotFoundError as error:
+            if resolved.proxy_command and error.filename == resolved.proxy_command[0]:
+                raise LinkError(
+                    Cause(Code.CONFIG_ERROR, f"ProxyCommand {error.filename}: {error.strerror}.")
+                ) from error
+            raise
         except BaseException:
             if sock is not None:
                 sock.close()
@@ -219,6 +227,7 @@ class _Watch:
     """What one connection tells us while it lives: bytes, the banner, the host key, the end. asyncssh's SSHClient."""
 
     def __init__(self) -> None:
+        self.connected = False
         self.last_received = 0.0
         self.banner = ""
         self.refusal: Cause | None = None
@@ -243,6 +252,7 @@ class _Watch:
 
         class Client(asyncssh.SSHClient):
             def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+                watch.connected = True
                 received = conn.data_received
                 acknowledge = acknowledger(conn.get_extra_info("socket"))
 
@@ -313,8 +323,10 @@ def _cause(error: BaseException | None, watch: _Watch, *, alive: bool = False) -
             return Cause(Code.KEY_UNREADABLE, f"{error.filename}: {error.strerror}.")
         case OSError() if not alive:
             return Cause(code_of(error), text)
-        case ValueError():
+        case ValueError() if not watch.connected:
             return Cause(Code.CONFIG_ERROR, text)
+        case _ if not alive:
+            return Cause(Code.PROTOCOL_ERROR, text)
         case _:
             return Cause(Code.CONNECTION_LOST, text)
 
