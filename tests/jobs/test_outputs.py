@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,13 @@ def test_without_hard_links_nothing_is_overwritten_either(
         "a (2).png": b"one",
         "a (3).png": b"two",
     }
+
+
+async def test_another_output_dir_helps_a_job_that_could_not_write_to_the_first(bench: Bench) -> None:
+    (bench.folder / "pictures").write_text("a file where the folder should be")
+    job = await bench.submit(picture())
+    await bench.reaches(job, Stage.FETCHING)
+    bench.scheduler.apply(replace(bench.settings, output_dir=bench.folder / "elsewhere"))
+    done = await bench.ends(job)
+    [output] = await bench.store.outputs(done.id)
+    assert Path(output.path).is_relative_to(bench.folder / "elsewhere")

@@ -83,7 +83,7 @@ class Run:
         self._place = place
         self._client = place.client
         self._store = store
-        self._settings = settings
+        self.settings = settings
         self._marker = marker
         self._listener = listener
         self._client_id = client_id
@@ -182,7 +182,7 @@ class Run:
             if link != self._place.gate.value.link:
                 continue
             settled = (
-                missing is not None and missing[0] == link and began - missing[1] >= self._settings.settle
+                missing is not None and missing[0] == link and began - missing[1] >= self.settings.settle
             )
             process = await self._process() if settled and look.seen is Seen.ABSENT else Process.UNKNOWN
             if settled and self._refused and look.seen is Seen.ABSENT and process is not Process.OTHER:
@@ -196,12 +196,12 @@ class Run:
                 missing = (link, clock())
             text = "The connection broke during the submission; looking whether ComfyUI got it."
             self._wait_for(Waits("looking_up", text))
-            await asyncio.sleep(max(missing[1] + self._settings.settle - clock(), 0.01))
+            await asyncio.sleep(max(missing[1] + self.settings.settle - clock(), 0.01))
 
     # --- on the server ----------------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        delay = self._settings.poll_min
+        delay = self.settings.poll_min
         missing: int | None = None
         clock = asyncio.get_running_loop().time
         told = float("-inf")
@@ -218,20 +218,20 @@ class Run:
                 process=await self._process() if settled else Process.UNKNOWN,
                 settled=settled,
                 folder=str(self._folder()),
-                max_files=self._settings.max_files,
+                max_files=self.settings.max_files,
             )
             if changes is not None:
                 await self._move(changes)
                 continue
             if self.job.cancel_requested and clock() - told >= CANCEL_AGAIN:
                 await self._tell_cancel(look)
-                told, delay = clock(), self._settings.poll_min
+                told, delay = clock(), self.settings.poll_min
             self._settle_down()
             if await self._pause(HINTED if self.hinted else delay):
-                delay = self._settings.poll_min
+                delay = self.settings.poll_min
             else:
                 self.hinted = False
-                delay = min(delay * 2, self._settings.poll_max)
+                delay = min(delay * 2, self.settings.poll_max)
 
     async def _tell_cancel(self, look: Look) -> None:
         if look.seen is Seen.PENDING:
@@ -257,13 +257,15 @@ class Run:
     def _folder(self) -> Path:
         """A folder a day, by the local date of the submission; the path stays the same however often we start again."""
         return (
-            self._settings.output_dir.expanduser().absolute() / f"{self.job.created_at.astimezone():%Y-%m-%d}"
+            self.settings.output_dir.expanduser().absolute() / f"{self.job.created_at.astimezone():%Y-%m-%d}"
         )
 
     # --- fetching ---------------------------------------------------------------------------------------------------
 
     async def _fetch(self) -> None:
         total = len(self.job.wanted)
+        if self.job.folder != str(self._folder()) and not await self._store.outputs(self.job.id):
+            await self._move({"folder": str(self._folder())})  # the user has set another one meanwhile
         if total:
             await self._gate_open()
         try:
@@ -271,7 +273,7 @@ class Run:
                 self.job,
                 self._client,
                 self._store,
-                max_file_size=self._settings.max_file_size,
+                max_file_size=self.settings.max_file_size,
                 progress=lambda done: self._fetched(done, total),
             )
         except outputs.Gone as gone:
@@ -286,7 +288,7 @@ class Run:
                 failure = Failure("output_missing", text, gone.wanted.node_id)
                 changes = ended(Status.FAILED, self._now(), failure)
         except outputs.TooLarge as large:
-            limit = self._settings.max_file_size
+            limit = self.settings.max_file_size
             text = f"An output of node {large.wanted.node_id} has {large.size} bytes; at most {limit} are fetched."
             failure = Failure("output_too_large", text, large.wanted.node_id)
             changes = ended(Status.FAILED, self._now(), failure)
@@ -315,7 +317,7 @@ class Run:
         self._doubt(error)
         self._troubles += 1
         self.wake.clear()
-        await self._pause(min(RETRY_MIN * 2 ** min(self._troubles - 1, 10), self._settings.retry_max))
+        await self._pause(min(RETRY_MIN * 2 ** min(self._troubles - 1, 10), self.settings.retry_max))
 
     def _doubt(self, error: ComfyError | StateError | Trouble) -> None:
         """Say what is wrong; if it is not ours, have ComfyUI looked at."""

@@ -100,7 +100,7 @@ class Scheduler:
         await self._close(name)
 
     def apply(self, settings: JobsSettings) -> None:
-        """Work by other settings from the next job on; those that are under way keep theirs."""
+        """Use other settings from now on: what is being carried, too."""
         self._settings = settings
         for station in self._stations.values():
             station.apply(settings)

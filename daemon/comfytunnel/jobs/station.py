@@ -63,11 +63,6 @@ class Station:
         self._marker = Marker(place.client)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def apply(self, settings: JobsSettings) -> None:
-        """Other settings, from the next job on."""
-        self._settings = settings
-        self.stir.set()
-
     async def run(self, left_over: list[Job]) -> None:
         """Take up the jobs that this place was given before, then serve for ever."""
         async with asyncio.TaskGroup() as group:
@@ -103,6 +98,13 @@ class Station:
         await run.left.wait()
         self.trouble = run.waits if run.job.stage is Stage.WAITING else None
         return run.job.stage is not Stage.WAITING
+
+    def apply(self, settings: JobsSettings) -> None:
+        """Use other settings from now on."""
+        self._settings = settings
+        for run in self.runs.values():
+            run.settings = settings
+        self.stir.set()
 
     async def stop_run(self, job_id: str) -> None:
         """End the carrying of one job (it has been ended on disk)."""
