@@ -81,13 +81,20 @@ async def fetch(
     """
     assert job.folder is not None
     done = {output.ord for output in await store.outputs(job.id)}
+    gone: Gone | None = None
     for ord_, wanted in enumerate(job.wanted):
         progress(len(done))
-        if ord_ not in done:
-            await store.add_output(
-                await _fetch_one(job, Path(job.folder), ord_, wanted, client, max_file_size)
-            )
-            done.add(ord_)
+        if ord_ in done:
+            continue
+        try:
+            output = await _fetch_one(job, Path(job.folder), ord_, wanted, client, max_file_size)
+        except Gone as error:
+            gone = gone or error  # the others are still worth having
+            continue
+        await store.add_output(output)
+        done.add(ord_)
+    if gone is not None:
+        raise gone
 
 
 async def _fetch_one(
