@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from comfytunnel import wire
 from comfytunnel.cli.exits import CODES, exit_code
+from comfytunnel.cli.render import queued_text
 from comfytunnel.errors import Error, RemoteError, StateError, WorkflowError
 from comfytunnel.jobs.model import Failure, Stage, Status
 from tests.api.conftest import WORKFLOW, Api, a_tunnel
@@ -55,6 +57,13 @@ async def test_without_a_daemon_every_command_says_how_to_start_one(alone: Cli, 
 )
 async def test_a_wrong_command_line_is_exit_2(alone: Cli, command: list[str]) -> None:
     assert (await alone(*command)).code == 2
+
+
+def test_a_job_behind_others_says_so_once() -> None:
+    behind = wire.WaitsFor("queue", "2 jobs before it.", datetime.now(UTC))
+    assert queued_text(2, behind) == "2 ahead"
+    assert queued_text(1, wire.WaitsFor("x", "No tunnel.", datetime.now(UTC))) == "1 ahead, No tunnel."
+    assert queued_text(0, None) == "next"
 
 
 async def test_version_and_help_need_no_daemon(alone: Cli) -> None:

@@ -22,6 +22,7 @@ from comfytunnel.errors import Error, NotRunningError, TimedOutError, UsageError
 app = typer.Typer(
     name="comfytunnel",
     help="Keeps the SSH tunnel to a rented ComfyUI alive and runs workflows through it.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage or config, 3 daemon not running, 4 timed out, 5 refused.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -181,7 +181,7 @@ def failure_lines(error: wire.JobError, trace_lines: int = 12) -> list[str]:
 
 def queued_text(position: int | None, waits: wire.WaitsFor | None) -> str:
     ahead = f"{position} ahead" if position else ""
-    why = printable(waits.message) if waits else ""
+    why = printable(waits.message) if waits and not (ahead and waits.code == "queue") else ""
     return ", ".join(part for part in (ahead, why) if part) or "next"
 
 
