@@ -294,10 +294,13 @@ async def near(
                 await task
 
 
-async def becomes(holds: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
+async def becomes(
+    holds: Callable[[], bool], what: str | Callable[[], str], deadline: float = DEADLINE
+) -> None:
     """Wait for something that nobody announces, such as a number of processes or of sockets."""
     loop = asyncio.get_running_loop()
     end = loop.time() + deadline
     while not holds():
-        assert loop.time() < end, f"not within {deadline} s: {what}"
+        if loop.time() > end:
+            raise AssertionError(f"not within {deadline} s: {what if isinstance(what, str) else what()}")
         await asyncio.sleep(0.005)

@@ -166,7 +166,11 @@ class Channels:
             self._refilling = self._spawn(self._fill())
 
     async def _fill(self) -> None:
-        for _ in range(self._wanted_spares - len(self._spares)):
+        for _ in range(
+            2 * self._wanted_spares
+        ):  # some may be taken meanwhile; what closes each at once is not chased
+            if len(self._spares) >= self._wanted_spares:
+                return
             self._keep(await self._open())
 
     def session_ended(self, session: _Session) -> None:
