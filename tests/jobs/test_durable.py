@@ -40,6 +40,18 @@ async def test_a_kill_during_the_post_is_resolved_by_looking(bench: Bench, *, de
     await assert_whole(bench, await bench.ends(job))
 
 
+async def test_a_job_in_doubt_is_not_overtaken_after_a_new_start(bench: Bench) -> None:
+    bench.far.faults.drop_prompt_request = 1
+    jobs = [await bench.submit(picture(n, prefix=f"p{n}")) for n in range(3)]
+    await bench.reaches(jobs[0], Stage.SUBMITTING)
+    await bench.kill()
+    bench.far.faults.drop_prompt_request = 0
+    await bench.start()
+    for done in [await bench.ends(job) for job in jobs]:
+        await assert_whole(bench, done)
+    assert bench.far.executions == [job.id for job in jobs]
+
+
 @pytest.mark.parametrize("while_away", ["runs on", "finishes"])
 async def test_a_kill_while_it_runs_is_taken_up_again(bench: Bench, while_away: str) -> None:
     job = await bench.submit(picture(seconds=0.4))

@@ -94,6 +94,12 @@ async def test_an_old_server_that_makes_up_its_own_ids_is_followed(bench: Bench,
     await bench.far.start(port=bench.far.port)
     bench.far.faults.drop_prompt_response = drop
     job = await bench.submit(picture(seconds=0.2))
+    if drop:  # so that it is found in the history
+        async with asyncio.timeout(10):
+            await bench.far.until(lambda: bench.far.prompts_received == 1)
+            bench.link_down()
+            await bench.far.until(lambda: len(bench.far.engine.history) == 1)
+            bench.link_up()
     done = await bench.ends(job)
     assert (done.status, done.executions, bench.far.prompts_received) == (Status.SUCCEEDED, 1, 1)
     assert done.remote_id == bench.far.executions[0] != done.id
