@@ -119,12 +119,12 @@ async def test_bytes_that_come_are_seen_by_our_ear_in_asyncssh(far: Far, tmp_pat
     """asyncssh has no hook for received bytes; if it stops delivering through data_received, no link is known to live."""
     async with service(echo) as port, near(config_for(far, tmp_path, port)) as tunnel:
         link = inside(await tunnel.up())
-        before = link._watch.last_received
+        before = link._witness.last_received
         assert before > 0
-        heard = link._watch.listen()
+        heard = link._witness.listen()
         await tunnel.call(b"x", end=True)
         assert heard.done()
-        assert link._watch.last_received > before
+        assert link._witness.last_received > before
 
 
 async def test_a_link_outlives_rekeying(tmp_path: Path) -> None:
@@ -473,6 +473,26 @@ async def test_a_try_behind_a_jump_host_that_is_given_up_leaves_the_jump_host_to
             assert tunnel.record.cause is not None
             assert tunnel.record.cause.code is Code.CONNECT_TIMEOUT
             await becomes(lambda: len(jump.sessions) <= 1, "only the present try is on the jump host")
+
+
+async def test_a_jump_host_that_leads_nowhere_is_left_each_time(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "HANDSHAKE_DEADLINE", 0.5)
+    async with remote_far(tmp_path) as jump:
+        assert isinstance(jump.server, Remote)
+        remote = jump.server
+        remote.ignore_forwards = True
+        Path("~/.ssh/known_hosts").expanduser().write_text(f"{jump.known_hosts_line()}\n")
+        ssh_config = tmp_path / "config"
+        ssh_config.write_text(f"Host *\n  IdentityFile {jump.key}\n")
+        settings = config_for(
+            sshd, tmp_path, 1, ssh_config=ssh_config, proxy_jump=f"root@127.0.0.1:{jump.port}"
+        )
+        async with near(settings) as tunnel:
+            await tunnel.until(lambda view: view.tunnel.link >= 4)
+            await becomes(lambda: remote.connections <= 1, "only the present try is on the jump host")
+        await becomes(lambda: remote.connections == 0, "nothing is left on the jump host")
 
 
 RELAY_COMMAND = """

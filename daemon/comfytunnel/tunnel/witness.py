@@ -1,0 +1,124 @@
+"""What one SSH connection tells us while it lives, and what its errors mean: asyncssh's exceptions become causes here and nowhere else.
+
+A witness hears bytes, the banner, the host key and the end, and decides nothing; whether a host key may be trusted it asks `judge`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import asyncssh
+
+from comfytunnel.tunnel.dial import acknowledger, code_of
+from comfytunnel.tunnel.link import LinkError
+from comfytunnel.tunnel.state import Cause, Code
+
+_BANNER_LIMIT = 4096  # characters kept of what the relay says before authentication
+
+
+class Witness:
+    """What one connection tells us while it lives: bytes, the banner, the host key, the end. asyncssh's SSHClient."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.last_received = 0.0
+        self.banner = ""
+        self.refusal: Cause | None = None
+        self.ended = asyncio.Event()
+        self.judge: Callable[[asyncssh.SSHKey], Cause | None] = lambda _key: Cause(Code.PROTOCOL_ERROR)
+        self.on_host_key: Callable[[], None] = lambda: None
+        self._error: Exception | None = None
+        self._ear: asyncio.Future[None] | None = None
+
+    def listen(self) -> asyncio.Future[None]:
+        """A future that is done when the next byte arrives."""
+        if self._ear is None or self._ear.done():
+            self._ear = asyncio.get_running_loop().create_future()
+        return self._ear
+
+    def why_ended(self) -> Cause:
+        return cause_of(self._error, self, alive=True)
+
+    def client(self) -> asyncssh.SSHClient:
+        witness = self
+        loop = asyncio.get_running_loop()
+
+        class Client(asyncssh.SSHClient):
+            def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+                witness.connected = True
+                received = conn.data_received
+                acknowledge = acknowledger(conn.get_extra_info("socket"))
+
+                def heard(data: bytes, datatype: Any = None) -> None:
+                    witness.last_received = loop.time()
+                    acknowledge()
+                    if witness._ear is not None and not witness._ear.done():
+                        witness._ear.set_result(None)
+                    received(data, datatype)
+
+                # asyncssh offers no count of received bytes; every transport it has (socket, jump host, command)
+                # delivers through this one method of asyncio's Protocol.
+                setattr(conn, "data_received", heard)  # noqa: B010 - mypy allows no assignment to a method
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                witness._error = exc
+                witness.ended.set()
+
+            def auth_banner_received(self, msg: str, lang: str) -> None:
+                witness.banner = (witness.banner + msg)[:_BANNER_LIMIT]
+
+            def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+                witness.on_host_key()
+                witness.refusal = witness.judge(key)
+                return witness.refusal is None
+
+        return Client()
+
+
+def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = False) -> Cause:
+    """What an error of asyncssh or of the kernel means. `alive`: the connection had been authenticated."""
+    text = f"{error}." if error and str(error) else ""
+    match error:
+        case _ if witness.refusal is not None:
+            return witness.refusal
+        case LinkError():
+            return error.cause
+        case asyncssh.PermissionDenied():
+            return Cause(Code.AUTH_DENIED, _said(witness))
+        case asyncssh.ProtocolError(reason=reason) if "Too many authentication failures" in reason:
+            return Cause(  # OpenSSH counts each key that is offered (MaxAuthTries, 6)
+                Code.AUTH_DENIED,
+                f"It counted too many keys. {_said(witness)}".strip(),
+                'Too many keys are offered before the right one: name it in `identity_file` and set agent = "none".',
+            )
+        case asyncssh.HostKeyNotVerifiable():
+            return Cause(Code.HOST_KEY_UNKNOWN, text)
+        case asyncssh.KeyImportError() | asyncssh.KeyEncryptionError():
+            return Cause(Code.KEY_UNREADABLE, text)
+        case asyncssh.ChannelOpenError(code=asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED):
+            return Cause(Code.FORWARD_DENIED, text)
+        case asyncssh.ConnectionLost() if not alive:
+            return Cause(Code.CONNECT_RESET, _said(witness))
+        case asyncssh.ProtocolError() | asyncssh.ProtocolNotSupported() | asyncssh.KeyExchangeFailed() if (
+            not alive
+        ):
+            return Cause(Code.PROTOCOL_ERROR, text)
+        case asyncssh.Error():
+            return Cause(Code.CONNECTION_LOST if alive else Code.CONNECT_RESET, text)
+        case OSError() if not alive and error.filename:
+            return Cause(Code.KEY_UNREADABLE, f"{error.filename}: {error.strerror}.")
+        case OSError() if not alive:
+            return Cause(code_of(error), text)
+        case ValueError() if not witness.connected:
+            return Cause(Code.CONFIG_ERROR, text)
+        case _ if not alive:
+            return Cause(Code.PROTOCOL_ERROR, text)
+        case _:
+            return Cause(Code.CONNECTION_LOST, text)
+
+
+def _said(witness: Witness) -> str:
+    banner = " ".join(witness.banner.split())
+    return f"The host says: {banner[:300]}" if banner else ""

@@ -1,0 +1,36 @@
+"""The look at a real server's host key before the first use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comfytunnel.config import TunnelConfig
+from comfytunnel.tunnel.look import look
+from tests.fakes.sshd import Sshd
+
+
+async def test_a_host_key_is_new_then_known_then_changed(tmp_path: Path) -> None:
+    known = tmp_path / "kh"
+    async with Sshd(tmp_path) as sshd:
+        tunnel = TunnelConfig(name="t", host="127.0.0.1", port=sshd.port, known_hosts=known, ssh_config=None)
+        seen = await look(tunnel)
+        assert (seen.status, seen.fingerprint) == ("new", sshd.host_key_fingerprint)
+        assert seen.algorithm == "ssh-ed25519"
+        assert not known.exists(), "a look records nothing"
+        known.write_text(sshd.known_hosts_line + "\n")
+        assert (await look(tunnel)).status == "known"
+        await sshd.change_host_key()
+        changed = await look(tunnel)
+        assert (changed.status, changed.fingerprint) == ("changed", sshd.host_key_fingerprint)
+        assert sshd.accepted == 0, "a look logs in nowhere"
+    gone = await look(tunnel)
+    assert gone.status == "unreachable"
+    assert "refused" in gone.detail
+
+
+async def test_a_name_of_ssh_config_is_followed_as_ssh_does(tmp_path: Path) -> None:
+    async with Sshd(tmp_path) as sshd:
+        config = tmp_path / "config"
+        config.write_text(f"Host vast\n  HostName 127.0.0.1\n  Port {sshd.port}\n")
+        tunnel = TunnelConfig(name="t", host="vast", ssh_config=config, known_hosts=tmp_path / "kh")
+        assert (await look(tunnel)).fingerprint == sshd.host_key_fingerprint
