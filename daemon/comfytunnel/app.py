@@ -14,7 +14,7 @@ import resource
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -27,6 +27,9 @@ from comfytunnel.jobs.scheduler import JobsSettings, Scheduler
 from comfytunnel.jobs.store import Store
 from comfytunnel.notify import Notifier
 from comfytunnel.roster import Roster
+
+if TYPE_CHECKING:
+    from comfytunnel.tunnel.look import Look
 
 logger = structlog.get_logger(__name__)
 
@@ -55,6 +58,14 @@ def run_daemon(config_path: Path, socket_path: Path, state_dir: Path) -> int:
         daemon = _Daemon(config_path, state_dir, notifier)
         asyncio.run(daemon.run(loaded, broken, listener))
     return 0
+
+
+async def look_at_host_key(tunnel: config.TunnelConfig) -> Look:
+    """The key that a tunnel's host shows now, beside known_hosts, without logging in: what `setup` shows. Never raises for
+    what the host or the road does."""
+    from comfytunnel.tunnel.look import look  # heavy to import, and the daemon has no use for it
+
+    return await look(tunnel)
 
 
 class _Daemon:

@@ -241,13 +241,16 @@ def _say_key(key: HostKeyLook, tunnel: config.TunnelConfig, say: Callable[[str],
             say(f"Host key of {tunnel.host}: {shown} (first use: it is recorded when the tunnel connects)")
         case "new":
             say(f"Host key of {tunnel.host}: {shown} (unknown; host_key = {tunnel.host_key!r}:")
-            say(f"  the tunnel waits until you say: comfytunnel trust {tunnel.name})")
+            say(
+                "  the tunnel waits until known_hosts has it: compare the fingerprint, then connect once with ssh)"
+            )
         case "changed":
             say(f"Host key of {tunnel.host}: {shown} is NOT the one in {tunnel.known_hosts}.")
             say(
                 "  On Vast.ai a port often belonged to another instance before; anywhere else it can be an attack."
             )
-            say(f"  If you expect it: comfytunnel trust {tunnel.name}")
+            name = tunnel.host if tunnel.port in (None, 22) else f"[{tunnel.host}]:{tunnel.port}"
+            say(f"  If you expect it: ssh-keygen -R '{name}' -f {tunnel.known_hosts}")
         case "unreachable":
             say(
                 f"Host key of {tunnel.host}: not seen, {_visible(key.detail)}. The instance may still be starting."

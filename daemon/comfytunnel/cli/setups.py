@@ -39,8 +39,13 @@ def setup(
     """Write the config from an ssh command line; a running daemon takes it up."""
     import asyncio  # 8 ms that no other command pays
 
-    from comfytunnel.cli.hostlook import look
-    from comfytunnel.cli.setup import run_setup
+    from comfytunnel.app import look_at_host_key
+    from comfytunnel.cli.setup import HostKeyLook, run_setup
+    from comfytunnel.config import TunnelConfig
+
+    async def look(tunnel: TunnelConfig) -> HostKeyLook:
+        seen = await look_at_host_key(tunnel)
+        return HostKeyLook(seen.fingerprint, seen.algorithm, seen.status, seen.detail)
 
     done = asyncio.run(
         run_setup(
