@@ -235,3 +235,18 @@ async def test_the_demo_runs_to_its_end_and_leaves_only_the_picture(world: World
     (left,) = list(tmp_path.iterdir())
     assert str(left) in text
     assert left.read_bytes().startswith(b"\x89PNG")
+
+
+async def test_wait_finds_a_daemon_that_is_only_just_starting(world: World) -> None:
+    """`comfytunnel daemon & comfytunnel wait` is what people type."""
+    waiting = asyncio.create_task(world.run("wait", "--timeout", "15"))
+    await world.start(serving=False)
+    code, out, err = await waiting
+    assert code == 0, err
+    assert "serving" in out + err
+
+
+async def test_wait_without_a_daemon_says_so(world: World) -> None:
+    code, _, err = await world.run("wait", "--timeout", "0.2")
+    assert code == 3
+    assert "comfytunnel daemon" in err

@@ -52,6 +52,8 @@ Priority = Annotated[int, typer.Option("--priority", min=-1000, max=1000, help="
 Timeout = Annotated[
     float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="Give up after so long (exit 4).")
 ]
+START_PATIENCE = 3.0  # seconds that `wait` gives a daemon to appear; it takes half a second
+START_LOOK = 0.1  # seconds between two looks for it
 REDRAW = 1.0  # seconds between two looks of `status --watch`
 
 
@@ -148,7 +150,7 @@ def wait(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Wait until a tunnel can be used: NAME, or any of them."""
+    """Wait until a tunnel can be used: NAME, or any of them. A daemon that is only just starting is waited for, too."""
     latest: list[str] = []
 
     def told(found: wire.Status) -> None:
@@ -160,8 +162,10 @@ def wait(
             for line in lines:
                 exits.say(line)
 
+    client = Client()
     try:
-        found = Client().wait(name, until=goal, timeout=timeout, told=told)
+        _find_daemon(client, START_PATIENCE if timeout is None else min(timeout, START_PATIENCE))
+        found = client.wait(name, until=goal, timeout=timeout, told=told)
     except TimedOutError as error:
         raise TimedOutError(
             f"Not {goal} after {timeout:g} s.", hint="`comfytunnel status` says why."
@@ -170,6 +174,20 @@ def wait(
         exits.tell(render.json_text(found, indent=2))
     else:
         told(found)
+
+
+def _find_daemon(client: Client, seconds: float) -> None:
+    """Wait for a daemon that somebody has only just started. NotRunningError after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            client.health()
+        except NotRunningError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(START_LOOK)
+        else:
+            return
 
 
 @app.command()

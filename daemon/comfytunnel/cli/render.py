@@ -34,7 +34,11 @@ COMFYUI = {
     "error": "answers with errors",
     "unknown": "not asked yet",
 }
-NEXT = {"connect": "connects", "ask": "asks whether the link lives", "bind": "tries to take the port"}
+NEXT = {
+    "connect": ("connects", "now"),
+    "ask": ("asks whether the link lives", "now"),
+    "bind": ("takes the port", "as soon as it is free"),
+}
 _LINES = frozenset({"traceback", "banner"})  # fields in which a line break means something
 _OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
@@ -82,8 +86,9 @@ def tunnel_lines(name: str, tunnel: wire.Tunnel, now: datetime) -> list[str]:
     if tunnel.cause is not None and tunnel.phase != "down":
         lines += [f"  why      {tunnel.cause.message}", *_hint(tunnel.cause.hint, 11)]
     if tunnel.next is not None:
-        what = NEXT.get(tunnel.next.action, tunnel.next.action)
-        lines.append(f"  next     {what} {when(tunnel.next.at, now)}")
+        what, soon = NEXT.get(tunnel.next.action, (tunnel.next.action, "soon"))
+        at = tunnel.next.at
+        lines.append(f"  next     {what} {soon if at is None else when(at, now)}")
     lines.append(f"  ComfyUI  {_comfyui(tunnel.comfyui)}")
     lines.append(f"  road     {_road(tunnel)}")
     return lines
@@ -215,9 +220,7 @@ def span(start: datetime, end: datetime) -> str:
     return f"{seconds} s"
 
 
-def when(moment: datetime | None, now: datetime) -> str:
-    if moment is None:
-        return "when it is needed"
+def when(moment: datetime, now: datetime) -> str:
     return f"in {span(now, moment)}" if moment > now else "now"
 
 
