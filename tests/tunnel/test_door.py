@@ -21,6 +21,7 @@ from comfytunnel.config import Tcp, Unix
 from comfytunnel.demo.remote import Remote
 from comfytunnel.tunnel import caller, door
 from comfytunnel.tunnel.channels import WINDOW_BUDGET
+from comfytunnel.tunnel.holder import holder_of
 from comfytunnel.tunnel.machine import Policy
 from comfytunnel.tunnel.state import Code, Phase, Reconnect, Want
 from tests.fakes.relay import Relay
@@ -495,6 +496,39 @@ async def test_a_port_that_is_taken_names_who_has_it_and_is_taken_over_when_it_i
         if holder.returncode is None:
             holder.kill()
         await holder.wait()
+
+
+async def test_the_holder_of_a_port_is_never_ourselves_on_its_other_address() -> None:
+    with socket.socket(socket.AF_INET6) as ours:
+        ours.bind(("::1", 0))
+        ours.listen()
+        port = ours.getsockname()[1]
+        assert holder_of(port) is None
+        other = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", HOLDER, str(port), stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            assert other.stdout is not None
+            await other.stdout.readline()
+            told = holder_of(port)
+            assert told is not None
+            assert told.startswith(f"{other.pid} (")
+        finally:
+            other.kill()
+            await other.wait()
+
+
+async def test_any_free_port_is_announced_as_the_one_that_was_chosen(sshd: Sshd, tmp_path: Path) -> None:
+    async with (
+        service(hello) as port,
+        near(config_for(sshd, tmp_path, port, listen=(Tcp("127.0.0.1", 0),))) as tunnel,
+    ):
+        await tunnel.up()
+        host, _, chosen = tunnel.door.state.value.listening[0].rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(chosen))
+        writer.write(GET)
+        assert (await reader.read()).endswith(b"hello")
+        writer.close()
 
 
 async def test_a_socket_folder_that_does_not_exist_is_said_so(sshd: Sshd, tmp_path: Path) -> None:

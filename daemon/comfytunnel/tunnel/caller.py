@@ -75,9 +75,8 @@ class Caller(asyncio.Protocol):
         self._news.set()
         if self._channel is not None:
             self._finish() if self._far_ended else self._channel.write_eof()
-        return not self._door.is_held(
-            self
-        )  # a held caller has left; of any other the other direction stays open
+        # A held caller has left; of any other the other direction stays open.
+        return not self._door.is_held(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._serving is not None:
@@ -141,7 +140,6 @@ class Caller(asyncio.Protocol):
         except Exception:
             log.exception("caller", tunnel=self._door.name)
             self.reset()  # a fault of ours must not leave a caller hanging
-            raise
 
     async def _wait_for_channel(self) -> Channel | Cause | None:
         """A channel, or why there will be none; None if the caller has left while it was held."""

@@ -132,8 +132,14 @@ class Door:
         self._causes.pop(endpoint, None)
         if cause is not None:
             self._causes[endpoint] = cause
-        listening = tuple(str(bound) for bound in self._endpoints if bound in self._servers)
+        listening = tuple(self._address(bound) for bound in self._endpoints if bound in self._servers)
         self.state.set(Doorway(listening, next(iter(self._causes.values()), None)))
+
+    def _address(self, endpoint: Endpoint) -> str:
+        """Where a bound endpoint is reached: for port 0 the one that the kernel chose."""
+        if not isinstance(endpoint, Tcp):
+            return str(endpoint)
+        return str(Tcp(endpoint.host, self._servers[endpoint].sockets[0].getsockname()[1]))
 
     # --- callers ----------------------------------------------------------------------------------------------------
 
