@@ -270,6 +270,6 @@ def test_a_walk_notices_a_machine_that(name: str) -> None:
     assert sound in source, "the machine has been rewritten: break it in its new words"
     module = types.ModuleType("broken")
     module.__dict__["__name__"] = machine.__name__  # dataclasses look their module up
-    exec(compile(source.replace(sound, broken), "broken", "exec"), module.__dict__)
+    exec(compile(source.replace(sound, broken), "<broken>", "exec"), module.__dict__)
     with pytest.raises(AssertionError):
         walk_often(module.step)

@@ -495,6 +495,17 @@ async def test_a_jump_host_that_leads_nowhere_is_left_each_time(
         await becomes(lambda: remote.connections == 0, "nothing is left on the jump host")
 
 
+async def test_a_jump_host_that_nobody_knows_halts(sshd: Sshd, tmp_path: Path) -> None:
+    async with Sshd(tmp_path) as jump:
+        settings = config_for(sshd, tmp_path, 1, proxy_jump=f"{jump.user}@127.0.0.1:{jump.port}")
+        async with near(settings) as tunnel:
+            record = await tunnel.phase(Phase.HALTED)
+            assert record.cause is not None
+            assert record.cause.code is Code.HOST_KEY_UNKNOWN
+            assert "127.0.0.1" in record.cause.message
+        assert jump.accepted == sshd.accepted == 0
+
+
 RELAY_COMMAND = """
 import os, socket, sys, threading
 sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
