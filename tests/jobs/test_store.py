@@ -97,6 +97,7 @@ async def test_an_illegal_move_is_refused_and_rolled_back(store: Store) -> None:
 async def test_a_caller_that_is_cancelled_leaves_a_whole_change_that_is_told(store: Store) -> None:
     adding = asyncio.create_task(store.add(NEW, now=NOW))
     await asyncio.sleep(0)
+    store._thread.submit(lambda: None).result()  # now it is on disk, and the loop has not heard of it yet
     adding.cancel()
     async with asyncio.timeout(5):
         await store.revision.until(lambda revision: revision == 1)

@@ -298,4 +298,8 @@ def _lost(error: BaseException) -> Unreachable | Ambiguous:
 
 
 def _brief(error: BaseException) -> str:
-    return shapes.plain(str(error), 200) or type(error).__name__
+    """What the system said, without aiohttp's words around it."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    said = error.strerror if isinstance(error, OSError) else str(error)
+    return shapes.plain(said, 200) or type(error).__name__

@@ -16,7 +16,7 @@ import structlog
 from comfytunnel.errors import NotFoundError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.line import Line
-from comfytunnel.jobs.model import ACTIVE, Job, LiveProgress, NewJob, Preview, Stage, Status, Waits
+from comfytunnel.jobs.model import Job, LiveProgress, NewJob, Preview, Stage, Status, Waits
 from comfytunnel.jobs.place import Gate, JobsSettings, Place
 from comfytunnel.jobs.run import Run
 from comfytunnel.jobs.station import Station
@@ -71,8 +71,7 @@ class Scheduler:
     async def run(self) -> None:
         """Take up where the last process left off and go on for ever; cancel to stop."""
         self._client_id = await self._store.remembered("client_id", f"comfytunnel-{uuid4().hex}")
-        left_over = await self._store.unfinished()
-        for job in left_over:
+        for job in await self._store.waiting():
             self._line.add(job)
         try:
             async with asyncio.TaskGroup() as group:
@@ -254,9 +253,7 @@ class Scheduler:
     async def _open(self, place: Place) -> None:
         """Set a station to work at a place, in the stead of an older one of that name."""
         await self._close(place.name)
-        left_over = [
-            job for job in await self._store.unfinished() if job.place == place.name and job.stage in ACTIVE
-        ]
+        left_over = [job for job in await self._store.active() if job.place == place.name]
         if self._group is None or self._places.get(place.name) is not place:
             return  # removed again meanwhile
         station = Station(

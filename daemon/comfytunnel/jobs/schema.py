@@ -29,7 +29,7 @@ MIGRATIONS = (
         body BLOB NOT NULL
     );
     CREATE INDEX jobs_by_status ON jobs (status, seq);
-    CREATE INDEX jobs_not_ended ON jobs (seq) WHERE stage <> 'ended';
+    CREATE INDEX jobs_by_stage ON jobs (stage, seq);
     CREATE TABLE workflows (
         job_id TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
         workflow BLOB NOT NULL

@@ -128,9 +128,15 @@ class Store:
             "SELECT body FROM jobs WHERE revision > ? ORDER BY revision LIMIT ?", (revision, limit)
         )
 
-    async def unfinished(self) -> list[Job]:
-        """Every job that has not ended, oldest first."""
-        return await self._select("SELECT body FROM jobs WHERE stage <> 'ended' ORDER BY seq", ())
+    async def waiting(self) -> list[Job]:
+        """Every job that waits, oldest first."""
+        return await self._select("SELECT body FROM jobs WHERE stage = 'waiting' ORDER BY seq", ())
+
+    async def active(self) -> list[Job]:
+        """Every job that was given to a place and has not ended, oldest first."""
+        return await self._select(
+            "SELECT body FROM jobs WHERE stage IN ('submitting', 'on_server', 'fetching') ORDER BY seq", ()
+        )
 
     async def workflow(self, job_id: str) -> dict[str, Any] | None:
         def read() -> dict[str, Any] | None:
