@@ -53,23 +53,22 @@ async def test_localhost_is_both_loopback_addresses(sshd: Sshd, tmp_path: Path) 
                 writer.close()
 
 
-async def test_a_unix_socket_is_for_its_owner_and_a_stale_one_is_replaced(sshd: Sshd, tmp_path: Path) -> None:
-    path = Path(f"/tmp/ct-{free_port()}.sock")  # a path below tmp_path can be too long for a socket
+async def test_a_unix_socket_is_for_its_owner_and_a_stale_one_is_replaced(
+    sshd: Sshd, tmp_path: Path, short_path: Path
+) -> None:
+    path = short_path / "s"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
-    try:
-        async with (
-            service(hello) as port,
-            near(config_for(sshd, tmp_path, port, listen=(Unix(path),))) as tunnel,
-        ):
-            await tunnel.up()
-            assert path.stat().st_mode & 0o777 == 0o600
-            reader, writer = await asyncio.open_unix_connection(path)
-            writer.write(GET)
-            assert (await reader.read()).endswith(b"hello")
-            writer.close()
-    finally:
-        path.unlink(missing_ok=True)
+    async with (
+        service(hello) as port,
+        near(config_for(sshd, tmp_path, port, listen=(Unix(path),))) as tunnel,
+    ):
+        await tunnel.up()
+        assert path.stat().st_mode & 0o777 == 0o600
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(GET)
+        assert (await reader.read()).endswith(b"hello")
+        writer.close()
 
 
 HOLDER = """

@@ -253,9 +253,9 @@ def encrypted_key(path: Path, key: asyncssh.SSHKey) -> Path:
     return path
 
 
-async def agent_with(key: asyncssh.SSHKey) -> tuple[asyncio.subprocess.Process, Path]:
+async def agent_with(key: asyncssh.SSHKey, folder: Path) -> tuple[asyncio.subprocess.Process, Path]:
     """A real ssh-agent that holds the key, and its socket."""
-    path = Path(f"/tmp/ct-agent-{free_port()}")  # a path below tmp can be too long for a socket
+    path = folder / "agent"
     agent = await asyncio.create_subprocess_exec(
         "ssh-agent", "-D", "-a", str(path), stdout=asyncio.subprocess.DEVNULL
     )
@@ -268,12 +268,12 @@ async def agent_with(key: asyncssh.SSHKey) -> tuple[asyncio.subprocess.Process, 
 
 @pytest.mark.parametrize("told_by", ["config", "environment", "ssh_config"])
 async def test_an_encrypted_key_is_used_through_the_agent(
-    told_by: str, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    told_by: str, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_path: Path
 ) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     path = encrypted_key(tmp_path / "encrypted", key)
     sshd.set_authorized([key.export_public_key().decode().strip()])
-    agent, socket_path = await agent_with(key)
+    agent, socket_path = await agent_with(key, short_path)
     try:
         async with service(hello) as port:
             settings = config_for(sshd, tmp_path, port, identity_files=(path,))
@@ -290,7 +290,6 @@ async def test_an_encrypted_key_is_used_through_the_agent(
     finally:
         agent.terminate()
         await agent.wait()
-        socket_path.unlink(missing_ok=True)
 
 
 async def test_an_agent_that_is_gone_does_not_stop_a_plain_key(sshd: Sshd, tmp_path: Path) -> None:
