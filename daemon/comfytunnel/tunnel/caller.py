@@ -105,8 +105,16 @@ class Caller(asyncio.Protocol):
         self._far_ended = True
         if self._eof and self._channel is not None:
             self._finish()
-        elif not self._transport.is_closing():
+        else:
+            self._end_writing()
+
+    def _end_writing(self) -> None:
+        if self._transport.is_closing():
+            return
+        try:
             self._transport.write_eof()
+        except OSError:  # the caller has reset; asyncio is about to find out and says connection_lost
+            self._transport.abort()
 
     def _finish(self) -> None:
         """Both sides have ended: somebody must close, and not every SSH server does it of itself (RFC 4254, 5.3)."""
@@ -197,7 +205,7 @@ class Caller(asyncio.Protocol):
             self.close()
             return
         self._transport.write(_unavailable(cause))
-        self._transport.write_eof()
+        self._end_writing()
         self._refused, self._early = True, bytearray()
         self._transport.resume_reading()
         await self._until_news(
@@ -250,7 +258,7 @@ class _Far:
 def _why(view: View) -> Cause:
     if view.tunnel.phase is Phase.DOWN:
         return Cause(Code.DOWN_ON_PURPOSE)
-    return view.tunnel.cause or Cause(Code.CONNECT_TIMEOUT, "The tunnel is still connecting.")
+    return view.tunnel.cause or Cause(Code.CONNECT_TIMEOUT, "the tunnel is still connecting.")
 
 
 def _unavailable(cause: Cause) -> bytes:

@@ -67,13 +67,13 @@ class HostKeys:
             return Cause(Code.HOST_KEY_UNKNOWN, f"{self._path} cannot be read: {error.strerror}.")
         offered = fingerprint(key)
         if key in known.revoked:
-            return Cause(Code.HOST_KEY_CHANGED, f"The key {offered} is marked as revoked in {self._path}.")
+            return Cause(Code.HOST_KEY_CHANGED, f"the key {offered} is marked as revoked in {self._path}.")
         if key in known.keys or key in known.bare:
             return None
         if known.keys:
             return Cause(
                 Code.HOST_KEY_CHANGED,
-                f"Known for {name}: {_list(known.keys)}. Offered: {offered}.",
+                f"known for {name}: {_list(known.keys)}. offered: {offered}.",
                 f"Expected when a new instance has taken over the port; otherwise somebody may be in between. "
                 f"If you trust it: ssh-keygen -R '{name}' -f {self._path}, then `comfytunnel reconnect`.",
             )

@@ -33,7 +33,7 @@ def _is_encrypted(path: Path, *, has_agent: bool) -> bool:
         mode = path.stat().st_mode
         if stat.S_IMODE(mode) & 0o077:
             raise _unreadable(
-                f"Others may read {path} (mode {stat.S_IMODE(mode):04o}), so ssh and we refuse it.",
+                f"others may read {path} (mode {stat.S_IMODE(mode):04o}), so ssh and we refuse it.",
                 f"chmod 600 {path}",
             )
         asyncssh.read_private_key(path)

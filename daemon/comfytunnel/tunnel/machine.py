@@ -169,7 +169,7 @@ def _route_changed(tunnel: Tunnel, event: RouteChanged, now: float, policy: Poli
         return tunnel, ()
     if tunnel.phase in ALIVE and event.orphaned:
         tunnel = replace(
-            tunnel, cause=Cause(Code.CONNECTION_LOST, "The local address of the connection is gone.")
+            tunnel, cause=Cause(Code.CONNECTION_LOST, "the local address of the connection is gone.")
         )
     elif same:
         return tunnel, ()
@@ -236,7 +236,7 @@ def _answered(tunnel: Tunnel, event: Answered, now: float, policy: Policy) -> St
 def _unanswered(tunnel: Tunnel, event: Unanswered, now: float, policy: Policy) -> Step:
     if tunnel.phase not in ALIVE or event.ask != tunnel.ask:
         return tunnel, ()
-    return _fail(tunnel, Cause(Code.CONNECTION_LOST, "The other side went silent."), now, policy)
+    return _fail(tunnel, Cause(Code.CONNECTION_LOST, "the other side went silent."), now, policy)
 
 
 def _elapsed(tunnel: Tunnel, event: Elapsed, now: float, policy: Policy) -> Step:

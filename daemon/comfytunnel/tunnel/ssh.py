@@ -54,7 +54,7 @@ class SshOpener:
                 conn = await self._connect(witness, jumps)
             except TimeoutError:
                 raise LinkError(
-                    Cause(Code.CONNECT_TIMEOUT, "It accepted the connection and then said nothing.")
+                    Cause(Code.CONNECT_TIMEOUT, "it accepted the connection and then said nothing.")
                 ) from None
             except (OSError, asyncssh.Error, ValueError) as error:
                 raise LinkError(cause_of(error, witness)) from error
@@ -214,7 +214,7 @@ class SshLink:
             async with asyncio.timeout(deadline):
                 await self._channels.probe(first=True)
         except TimeoutError:
-            raise LinkError(Cause(Code.CONNECT_TIMEOUT, "It let us in and then opened no channel.")) from None
+            raise LinkError(Cause(Code.CONNECT_TIMEOUT, "it let us in and then opened no channel.")) from None
 
     async def open(self, sink: Sink) -> Channel:
         return await self._channels.open(sink)

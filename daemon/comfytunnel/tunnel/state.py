@@ -147,7 +147,7 @@ class Cause:
     @property
     def message(self) -> str:
         sentence = MEANINGS[self.code].sentence
-        return f"{sentence} {self.detail}".strip()
+        return f"{sentence.rstrip('.')}: {self.detail}" if self.detail else sentence
 
     @property
     def hint(self) -> str:

@@ -86,11 +86,11 @@ def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = Fal
         case LinkError():
             return error.cause
         case asyncssh.PermissionDenied():
-            return Cause(Code.AUTH_DENIED, _said(witness))
+            return Cause(Code.AUTH_DENIED, _said(witness) or text)
         case asyncssh.ProtocolError(reason=reason) if "Too many authentication failures" in reason:
             return Cause(  # OpenSSH counts each key that is offered (MaxAuthTries, 6)
                 Code.AUTH_DENIED,
-                f"It counted too many keys. {_said(witness)}".strip(),
+                f"it counted too many keys. {_said(witness)}".strip(),
                 'Too many keys are offered before the right one: name it in `identity_file` and set agent = "none".',
             )
         case asyncssh.HostKeyNotVerifiable():
@@ -99,8 +99,10 @@ def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = Fal
             return Cause(Code.KEY_UNREADABLE, text)
         case asyncssh.ChannelOpenError(code=asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED):
             return Cause(Code.FORWARD_DENIED, text)
-        case asyncssh.ConnectionLost() if not alive:
-            return Cause(Code.CONNECT_RESET, _said(witness))
+        case asyncssh.ConnectionLost():  # its own words only repeat ours
+            return Cause(
+                Code.CONNECTION_LOST if alive else Code.CONNECT_RESET, _said(witness) if not alive else ""
+            )
         case asyncssh.ProtocolError() | asyncssh.ProtocolNotSupported() | asyncssh.KeyExchangeFailed() if (
             not alive
         ):
@@ -121,4 +123,4 @@ def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = Fal
 
 def _said(witness: Witness) -> str:
     banner = " ".join(witness.banner.split())
-    return f"The host says: {banner[:300]}" if banner else ""
+    return f"the host says: {banner[:300]}" if banner else ""

@@ -1,0 +1,84 @@
+"""One caller against a channel that the test moves by hand, where an order of events matters that no server can promise."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from comfytunnel.endpoints import Tcp
+from comfytunnel.feed import Feed
+from comfytunnel.tunnel.dial import reset_on_close
+from comfytunnel.tunnel.door import Door
+from comfytunnel.tunnel.driver import View
+from comfytunnel.tunnel.link import Channel, Facts, Sink
+from comfytunnel.tunnel.state import Cause, Code, Phase, Tunnel
+from tests.fakes.sshd import free_port
+from tests.tunnel.conftest import DEADLINE
+
+
+class HandChannel:
+    """A channel that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def write(self, data: bytes) -> None:
+        self.told.append(data.decode())
+
+    def write_eof(self) -> None:
+        self.told.append("eof")
+
+    def pause_reading(self) -> None:
+        self.told.append("pause")
+
+    def resume_reading(self) -> None:
+        self.told.append("resume")
+
+    def close(self) -> None:
+        self.told.append("close")
+
+    def abort(self) -> None:
+        self.told.append("abort")
+
+
+class HandLink:
+    facts = Facts("host", 22, "root")
+    rtt: float | None = None
+
+    def __init__(self) -> None:
+        self.channel = HandChannel()
+        self.sink: asyncio.Future[Sink] = asyncio.get_running_loop().create_future()
+
+    async def silence(self, after: float) -> None:
+        await asyncio.Event().wait()
+
+    async def open(self, sink: Sink) -> Channel:
+        self.sink.set_result(sink)
+        return self.channel
+
+    async def ask(self, deadline: float) -> float | None:
+        return None
+
+    async def ended(self) -> Cause:
+        return Cause(Code.CONNECTION_LOST)
+
+
+async def test_the_far_end_may_finish_after_a_caller_has_reset_and_nobody_knows_yet() -> None:
+    """shutdown() fails on such a socket, and inside asyncssh that error would take the whole link down."""
+    link = HandLink()
+    view = Feed(View(Tunnel(phase=Phase.UP, wanted=True, link=1), link))
+    port = free_port()
+    door = Door("t", (Tcp("127.0.0.1", port),), view, hold=5, on_held=lambda _: None)
+    serving = asyncio.create_task(door.run())
+    async with asyncio.timeout(DEADLINE):
+        await door.state.until(lambda state: bool(state.listening))
+        caller = socket.create_connection(("127.0.0.1", port))
+        sink = await link.sink
+        reset_on_close(caller)
+        caller.close()
+        sink.eof_received()
+        sink.channel_lost(clean=True)
+        while door.open_callers:  # noqa: ASYNC110 - asyncio finds out in the loop's next turns
+            await asyncio.sleep(0)
+    serving.cancel()
+    await asyncio.wait([serving])
