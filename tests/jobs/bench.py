@@ -81,20 +81,24 @@ class Bench:
             await self.kill()
             if not running.cancelled():
                 running.result()
-        await self.far.stop()
+        await self.stop_far()
 
     async def restart_far(self) -> None:
         """Another ComfyUI process on the same port and folders."""
+        await self.stop_far()
+        await self.far.start(port=self.far.port)
+
+    async def stop_far(self) -> None:
+        """End the ComfyUI process as a kill does."""
         await self.far.stop()
         # A kill closes every socket; the stand-in overlooks a connection that comes while it ends, and the collector would complain.
-        for _ in range(3):
-            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0.005)
             for found in gc.get_objects():
                 if isinstance(found, asyncio.Transport) and not found.is_closing():
                     name = found.get_extra_info("sockname")
                     if isinstance(name, tuple) and name[1] == self.far.port:
                         found.abort()
-        await self.far.start(port=self.far.port)
 
     def link_up(self) -> None:
         """A new link, and ComfyUI serves through it."""

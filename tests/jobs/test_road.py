@@ -52,7 +52,7 @@ async def test_a_job_accepted_while_the_tunnel_is_down_runs_once_it_is_up(bench:
 
 
 async def test_a_job_waits_for_a_comfyui_that_is_not_there_yet(bench: Bench) -> None:
-    await bench.far.stop()
+    await bench.stop_far()
     job = await bench.submit(picture())
     async with asyncio.timeout(5):
         async for _ in bench.scheduler.live.changes():

@@ -89,7 +89,7 @@ async def test_a_place_that_comes_back_takes_up_its_jobs(bench: Bench) -> None:
 @pytest.mark.parametrize("drop", [0, 1])
 async def test_an_old_server_that_makes_up_its_own_ids_is_followed(bench: Bench, drop: int) -> None:
     """Before about 0.3.45 prompt_id was ignored; our id in extra_data finds the job even when the answer was lost."""
-    await bench.far.stop()
+    await bench.stop_far()
     bench.far.version = "0.3.40"
     await bench.far.start(port=bench.far.port)
     bench.far.faults.drop_prompt_response = drop

@@ -31,7 +31,6 @@ import msgspec
 import structlog
 
 from comfytunnel.comfy.errors import Ambiguous, ComfyError, NotComfyUI, Refused, Unreachable
-from comfytunnel.comfy.shapes import History, NodeFailure, Outcome, read_rejection
 from comfytunnel.errors import StateError
 from comfytunnel.jobs import names, outputs
 from comfytunnel.jobs.landing import Trouble
@@ -40,6 +39,7 @@ from comfytunnel.jobs.marker import Marker
 from comfytunnel.jobs.meter import Meter
 from comfytunnel.jobs.model import Changes, Failure, Job, Stage, Status, Waits
 from comfytunnel.jobs.place import JobsSettings, Place
+from comfytunnel.jobs.reading import judged, rejected
 from comfytunnel.jobs.store import Store
 from comfytunnel.jobs.verdict import Look, Process, Seen, decide, ended, given, lost, not_given
 from comfytunnel.workflow.graph import parse_api_graph
@@ -147,9 +147,7 @@ class Run:
         try:
             answer = await self._client.submit(workflow, self.job.id, self._client_id)
         except Refused as error:
-            refusal = ended(
-                Status.FAILED, self._now(), _failure("invalid_workflow", read_rejection(error.body))
-            )
+            refusal = ended(Status.FAILED, self._now(), rejected(error.body))
             after = refusal if error.status in INVALID else not_given(self.job, self._now())
             if error.status not in INVALID:
                 self._doubt(error)
@@ -252,7 +250,7 @@ class Run:
         if entry is None and job.stage is Stage.SUBMITTING:
             # A server before about 0.3.45 made up an id of its own, and knows ours only in extra_data.
             entry = next((entry for entry in await self._client.recent() if entry.job == job.id), None)
-        return Look(Seen.ABSENT) if entry is None else _judged(entry)
+        return Look(Seen.ABSENT) if entry is None else judged(entry)
 
     def _folder(self) -> Path:
         """A folder a day, by the local date of the submission; the path stays the same however often we start again."""
@@ -382,16 +380,3 @@ class Run:
             said |= {"status": job.status.value, "executions": str(job.executions), "losses": str(job.losses)}
             said |= {"code": job.error.code} if job.error else {}
         log.info("job", **said)
-
-
-def _judged(entry: History) -> Look:
-    if entry.outcome is Outcome.SUCCESS:
-        return Look(Seen.SUCCEEDED, entry.prompt_id, wanted=outputs.wanted_from(entry))
-    if entry.outcome is Outcome.INTERRUPTED:
-        return Look(Seen.INTERRUPTED, entry.prompt_id)
-    assert entry.failure is not None
-    return Look(Seen.FAILED, entry.prompt_id, _failure("node_execution_error", entry.failure))
-
-
-def _failure(code: str, said: NodeFailure) -> Failure:
-    return Failure(code, said.message, said.node_id, said.class_type, said.traceback)
