@@ -15,10 +15,11 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncssh
 
@@ -27,6 +28,8 @@ from comfytunnel.client import Client
 from comfytunnel.demo.comfyui import ComfyUI
 from comfytunnel.demo.remote import Remote
 from comfytunnel.errors import Error, NotRunningError
+
+T = TypeVar("T")
 
 CUT_AT = 0.4  # overall progress at which the connection is cut
 START_DEADLINE = 20.0  # seconds until everything serves; a second is usual
@@ -45,29 +48,62 @@ WORKFLOW: dict[str, Any] = {
 
 
 def run_demo(keep: bool = False) -> int:
-    """Run it; `keep` leaves everything running until Ctrl-C. Returns the exit code."""
-    try:
-        return asyncio.run(_demo(keep))
-    except KeyboardInterrupt:
-        return 1
+    """Run it; `keep` leaves everything running until Ctrl-C. Returns the exit code: 0 when there is a picture."""
+    return asyncio.run(_demo(keep))
 
 
 async def _demo(keep: bool) -> int:
+    stop = _stop_signal()
     base = Path(tempfile.mkdtemp(prefix="comfytunnel-"))
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     try:
-        async with _far_end(base) as (remote, key), _daemon(base, remote, key) as client:
-            picture = await _one_job(client, remote)
+        async with (
+            AsyncExitStack() as stack
+        ):  # left here and not in the task: a signal never breaks the leaving off
+            shown = await _unless(stop, _show(stack, base))
+            if shown is None:
+                print("\nStopped before there was a picture; nothing is left of it.", file=sys.stderr)
+                return 1
             if keep:
-                await _play(client, base, remote, stop)
-        print(f"\nYour picture: {picture}")
+                _invite(base, shown)
+                await stop.wait()
+        print(f"\nYour picture: {shown.picture}")
         return 0
     except Error as error:
         print(f"error: {error.message}\n  {error.hint}\nThe daemon's log:\n{_log_of(base)}", file=sys.stderr)
         return 1
     finally:
         shutil.rmtree(base, ignore_errors=True)
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set by Ctrl-C, SIGTERM or the end of the terminal, however often they come: the leaving takes STOP_DEADLINE at most."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return what `work` does, or None when it had to be given up."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    working.cancel()  # does nothing to one that has ended
+    await asyncio.wait({working})
+    return None if working.cancelled() else working.result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    picture: Path
+    url: str
+
+
+async def _show(stack: AsyncExitStack, base: Path) -> _Shown:
+    remote, key = await stack.enter_async_context(_far_end(base))
+    client = await stack.enter_async_context(_daemon(base, remote, key))
+    tunnel = await asyncio.to_thread(client.tunnel, "default")
+    return _Shown(await _one_job(client, remote), f"http://{tunnel.listen[0]}")
 
 
 @asynccontextmanager
@@ -112,7 +148,12 @@ output_dir = "{base / "pictures"}"
     environment |= _environment(base)
     with (base / "daemon.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "comfytunnel", "daemon", env=environment, stdout=log, stderr=log
+            *(sys.executable, "-m", "comfytunnel.demo.daemon"),
+            env=environment,
+            stdin=asyncio.subprocess.PIPE,  # it ends when this does, so it never outlives a demo that was killed
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for us; we stop it when we have let go of it
         )
     try:
         client = Client(base / "control.sock")
@@ -149,7 +190,7 @@ async def _one_job(client: Client, remote: Remote) -> Path:
     job = await asyncio.to_thread(client.submit, WORKFLOW, label="demo")
     print(f"Submitted job {job.id}: accepted means it is on disk.")
     cut = False
-    async for event in _in_thread(client.follow(job.id, timeout=JOB_DEADLINE)):
+    async for event in _in_thread(client.follow(job.id, timeout=JOB_DEADLINE, patience=0.0)):
         match event:
             case wire.Progress():
                 print(f"  {event.value:4.0%}  {event.current_node_class or ''} {_steps(event)}")
@@ -178,14 +219,13 @@ async def _cut(client: Client, remote: Remote) -> None:
 
 
 async def _in_thread(events: Iterator[Any]) -> AsyncIterator[Any]:
-    """The client blocks, and the far end lives in this loop."""
+    """The client blocks, and the far end lives in this loop. The thread that waits ends when the daemon does."""
     end = object()
     while (event := await asyncio.to_thread(next, events, end)) is not end:
         yield event
 
 
-async def _play(client: Client, base: Path, remote: Remote, stop: asyncio.Event) -> None:
-    tunnel = await asyncio.to_thread(client.tunnel, "default")
+def _invite(base: Path, shown: _Shown) -> None:
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in _environment(base).items())
     workflow = base / "workflow.json"
     workflow.write_text(json.dumps(WORKFLOW, indent=2))
@@ -194,11 +234,10 @@ async def _play(client: Client, base: Path, remote: Remote, stop: asyncio.Event)
         f"  export {exports}\n"
         f"  comfytunnel status\n"
         f"  comfytunnel run {workflow}\n"
-        f"  curl http://{tunnel.listen[0]}/system_stats\n"
-        f"Ctrl-C here ends it all."
+        f"  curl {shown.url}/system_stats\n"
+        f"Ctrl-C here ends it all.",
+        flush=True,
     )
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
-    await stop.wait()
 
 
 def _environment(base: Path) -> dict[str, str]:
