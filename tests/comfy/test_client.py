@@ -182,6 +182,40 @@ async def test_a_connection_that_closes_without_an_answer_is_ambiguous(tmp_path:
         await client.close()
 
 
+@pytest.mark.parametrize("end", ["deadline", "cancel", "500"])
+async def test_a_post_that_is_given_up_is_reset(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """A close would have the rest of the body delivered; a reset is also what tells the door to drop what it holds."""
+    monkeypatch.setattr(module, "SUBMIT_DEADLINE", 0.2 if end == "deadline" else 20.0)
+    begun, given_up = asyncio.Event(), asyncio.Event()
+    said: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if end == "500":
+            writer.write(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n")
+        begun.set()
+        await given_up.wait()
+        try:
+            while await reader.read(65536):
+                pass
+            said.set_result("closed")
+        except ConnectionResetError:
+            said.set_result("reset")
+        writer.transport.abort()
+
+    async with asyncio.timeout(10), await asyncio.start_server(serve, "127.0.0.1", 0, limit=1024) as server:
+        client = Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        asking = asyncio.create_task(client.submit({"1": {"x": "x" * 50_000}}, str(uuid4()), "me"))
+        await begun.wait()
+        if end == "cancel":
+            asking.cancel()
+        with pytest.raises(asyncio.CancelledError if end == "cancel" else Ambiguous):
+            await asking
+        given_up.set()
+        assert await said == "reset"
+        await client.close()
+
+
 async def test_it_speaks_through_a_unix_socket(tmp_path: Path) -> None:
     async def handler(_: web.Request) -> web.Response:
         return web.json_response({"queue_running": [], "queue_pending": [[2, "b"], [1, "a"], "x", [3]]})

@@ -1,4 +1,4 @@
-"""A network that delivers a POST after its sender has given up: within the settle time that is never a second execution."""
+"""A POST that its sender has given up: what the network delivers within the settle time is no second execution, and the rest never arrives."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from comfytunnel.comfy import client as comfy
 from comfytunnel.comfy.client import Client
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.model import Status
@@ -77,3 +78,61 @@ async def test_a_post_that_arrives_within_the_settle_time_runs_once(bench: Bench
     await client.close()
     server.close()
     await asyncio.wait(slow.tasks)
+
+
+class Thin:
+    """A relay that lets the first POST /prompt stand still in its body until a second one comes, and then passes on what it still gets."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.posts = 0
+        self.second = asyncio.Event()
+        self.first_ended = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        back = asyncio.create_task(copy(far_reader, writer))
+        first = False
+        try:
+            while data := await reader.read(65536):
+                far_writer.write(data)
+                await far_writer.drain()
+                if data.startswith(b"POST /prompt"):
+                    self.posts += 1
+                    first = self.posts == 1
+                    if first:
+                        await self.second.wait()
+                    else:
+                        self.second.set()
+            far_writer.write_eof()
+        except ConnectionError:
+            far_writer.transport.abort()  # a door does so, too: what it was given last may be less than was sent
+        if first:
+            self.first_ended.set()
+        await back
+        far_writer.close()
+        writer.close()
+
+
+async def test_a_post_that_is_given_up_over_a_link_that_lives_is_not_delivered_any_more(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The body is larger than what kernels hold, so most of it still lies with us at the deadline; then the line becomes fast."""
+    monkeypatch.setattr(comfy, "SUBMIT_DEADLINE", 1.0)
+    thin = Thin(bench.far.port)
+    server = await asyncio.start_server(thin.serve, "127.0.0.1", 0, limit=65536)
+    client = Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    await bench.scheduler.remove_place("default")
+    bench.scheduler.add_place(Place("default", client, Feed(Gate(1, True))))
+    workflow = picture(seconds=0.3)
+    workflow["1"]["_meta"] = {"title": "x" * 48_000_000}
+    job = await bench.submit(workflow)
+    async with asyncio.timeout(20):
+        await thin.first_ended.wait()
+    done = await bench.ends(job)
+    assert thin.posts == 2
+    assert (done.status, done.executions, done.attempts) == (Status.SUCCEEDED, 1, 2)
+    assert (bench.far.prompts_received, bench.far.executions) == (1, [job.id])
+    await bench.scheduler.remove_place("default")
+    await client.close()
+    server.close()

@@ -2,12 +2,13 @@
 
 It speaks to the door like anybody else: over TCP, or over the door's Unix socket. What fails is a ComfyError (errors.py draws the
 tree). Requests that change something go over a fresh connection each, so that none is lost in a connection that has died
-unnoticed; reading shares a few.
+unnoticed, and one that fails or is given up is reset: nothing more of it is sent. Reading shares a few.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ import msgspec
 
 from comfytunnel.comfy import shapes
 from comfytunnel.comfy.errors import Ambiguous, NotComfyUI, Refused, Unreachable
+from comfytunnel.comfy.reset import Kept, Resettable
 from comfytunnel.comfy.shapes import History, Queue
 
 PROBE_DEADLINE = 10.0
@@ -200,6 +202,7 @@ class Client:
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
+                request_class=Resettable,
                 auto_decompress=False,  # we ask for identity; what is compressed all the same is garbage, not a bomb
                 headers={"Accept-Encoding": "identity", "User-Agent": "comfytunnel"},
             )
@@ -213,19 +216,30 @@ class Client:
     async def _request(
         self, method: str, path: str, timeout: aiohttp.ClientTimeout, **given: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request; yields a 2xx answer and raises a ComfyError for all else."""
+        """One request; yields a 2xx answer and raises a ComfyError for all else. A POST that is not answered so is reset."""
         session = self._session(fresh=method == "POST")
+        kept = Kept()
         if isinstance(given.get("data"), bytes):
-            given["headers"] = {"Content-Type": "application/json"}
+            # As a file, which aiohttp sends piece by piece: bytes go to the transport whole, and copying 100 MB holds up the loop.
+            given |= {"data": io.BytesIO(given["data"]), "headers": {"Content-Type": "application/json"}}
         url = f"{self.base_url}{path}"
         try:
-            answer = await session.request(method, url, timeout=timeout, allow_redirects=False, **given)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _lost(error) from error
-        async with answer:  # outside the try: what the caller raises while it reads is not the road's
-            if not 200 <= answer.status < 300:
-                raise await _rejection(answer, method, path)
-            yield answer
+            try:
+                answer = await session.request(
+                    method, url, timeout=timeout, allow_redirects=False, middlewares=(kept,), **given
+                )
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise _lost(error) from error
+            async with (
+                answer
+            ):  # outside the inner try: what the caller raises while it reads is not the road's
+                if not 200 <= answer.status < 300:
+                    raise await _rejection(answer, method, path)
+                yield answer
+        except BaseException:
+            if method == "POST":
+                kept.reset()
+            raise
 
     async def _send(self, method: str, path: str, deadline: float, **given: Any) -> None:
         async with self._request(method, path, _within(deadline), **given) as answer:

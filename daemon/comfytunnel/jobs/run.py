@@ -8,13 +8,14 @@ The stage on disk says what may have happened, so the same code goes on after a 
     fetching    it ran                           bring the outputs home, then it has succeeded
 
 When may "neither queue nor history knows it" be believed after a POST without an answer? ComfyUI runs a job once the last byte of the body
-has arrived, whatever becomes of the connection, so the question is where unsent bytes can still be. Our own connection to the door is closed
-by then (each POST has one of its own): the door forgets a caller that has left. What the door had already passed on sits in the SSH connection
-of link N, or with the far sshd. If link N is gone, it was aborted and its unsent bytes died with it. If it lives, its bytes arrive
-in order, so whatever the POST left in it is delivered before a later look through the same link can be answered. What remains is what the far
-sshd or ComfyUI's own socket holds for a moment, and for that is the settle time. Hence the one rule, good for both cases and for a new start:
+has arrived, whatever becomes of the connection, and one byte short nothing is queued. So the question is where unsent bytes can still be.
+A POST that we give up is reset, never closed (comfy/reset.py): what we held is gone, and the door, which sees the reset, aborts the SSH channel
+with what it held for it. (The looks have channels of their own, and channels are not ordered against each other: each has its own window and
+buffers.) What the door had already put into the SSH connection of link N is one ordered stream with the looks that follow through link N, so
+the far sshd has it before it sees them; and if link N is gone, it was aborted and its unsent bytes died with it. What remains is what the
+far sshd or ComfyUI's own socket holds for a moment, and for that is the settle time. Hence the one rule, for both cases and a new start:
 
-    absent, then the settle time, then absent again, all through one and the same living link, both looks begun after our connection closed.
+    absent, then the settle time, then absent again, all through one and the same living link, both looks begun after our connection was reset.
 
 A link that changes in between starts the count again. A POST that a network delivers later than that can run twice; docs/known-issues.md says so.
 """
