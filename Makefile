@@ -12,10 +12,9 @@ demo: $(VENV)/.installed
 	$(BIN)/comfytunnel demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
-	$(BIN)/coverage combine -q
-	$(BIN)/coverage report
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest $(PYTEST_ARGS); status=$$?; \
+	  $(BIN)/coverage combine -q && $(BIN)/coverage report | tail -n 1; exit $$status
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

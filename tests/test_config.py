@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -349,3 +350,15 @@ def test_the_commented_keys_of_the_example_load_too() -> None:
     got = read(text)
     assert got.tunnels["default"].host_key_alias == "my-box"
     assert len(got.web.listen) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    """It could name a program for us to start."""
+    path = tmp_path / "config.toml"
+    path.write_text('[tunnels.default]\nhost = "h"\n')
+    path.chmod(0o644)
+    load(path)
+    os.chown(path, 65534, -1)
+    with pytest.raises(ConfigError, match="another user"):
+        load(path)

@@ -84,6 +84,7 @@ class _Daemon:
                 await self._live(group, store, loaded, broken, listener)
         finally:
             await store.close()
+            self._notifier.close()
             logger.info("stopped")
 
     async def _live(

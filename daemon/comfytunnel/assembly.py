@@ -29,6 +29,7 @@ from comfytunnel.tunnel.state import (
     Phase,
     Reconnect,
     TrustChanged,
+    Tunnel,
     Want,
 )
 
@@ -89,11 +90,13 @@ class Assembly:
 
     # --- asked ------------------------------------------------------------------------------------------------------
 
-    def want(self, up: bool) -> None:
+    async def want(self, up: bool) -> None:
         self._driver.tell(Want(up))
+        await self._driver.taken()
 
-    def reconnect(self) -> None:
+    async def reconnect(self) -> None:
         self._driver.tell(Reconnect())
+        await self._driver.taken()
 
     def demand(self, waiting: bool) -> None:
         """Jobs want this tunnel, or not any more."""
@@ -145,17 +148,17 @@ class Assembly:
 
     async def _follow_trust(self) -> None:
         """While a host key halts us, a changed known_hosts may be the user's answer."""
-        async for view in self._driver.view.changes():
-            cause = view.tunnel.cause
-            if view.tunnel.phase is not Phase.HALTED or cause is None:
-                continue
-            if cause.code not in (Code.HOST_KEY_CHANGED, Code.HOST_KEY_UNKNOWN):
-                continue
+        while True:
+            halted = (await self._driver.view.until(lambda view: _untrusted(view.tunnel))).tunnel.link
             before = self._stamp_of_known_hosts()
-            while self._driver.view.value is view and self._stamp_of_known_hosts() == before:  # noqa: ASYNC110
+            while self._stamp_of_known_hosts() == before:
                 await asyncio.sleep(TRUST_LOOK)  # a file has no event that every platform would tell
-            if self._driver.view.value is view:
+                tunnel = self._driver.view.value.tunnel
+                if not _untrusted(tunnel) or tunnel.link != halted:
+                    break
+            else:
                 self._driver.tell(TrustChanged())
+                await self._driver.taken()
 
     def _stamp_of_known_hosts(self) -> tuple[int, int] | None:
         try:
@@ -233,6 +236,12 @@ class Assembly:
         if tunnel.phase is Phase.DOUBTFUL:
             return wire.Next("ask")
         return wire.Next("bind") if cause is not None and cause.code is Code.PORT_IN_USE else None
+
+
+def _untrusted(tunnel: Tunnel) -> bool:
+    if tunnel.phase is not Phase.HALTED or tunnel.cause is None:
+        return False
+    return tunnel.cause.code in (Code.HOST_KEY_CHANGED, Code.HOST_KEY_UNKNOWN)
 
 
 def _policy(config: TunnelConfig) -> Policy:

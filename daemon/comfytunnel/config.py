@@ -8,6 +8,7 @@ itself, nothing is written, and no variable of the environment is read (but HOME
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import stat
 import tomllib
@@ -92,7 +93,8 @@ def load(path: Path) -> Config:
     """Read the file. ConfigError when it is missing, unreadable, wrong, or open to others where it must not be."""
     try:
         text = path.read_bytes().decode()
-        mode = path.stat().st_mode
+        found = path.stat()
+        mode = found.st_mode
     except FileNotFoundError:
         raise ConfigError([Problem("", "there is no such file.", SETUP_HINT)], source=str(path)) from None
     except UnicodeDecodeError as error:
@@ -105,7 +107,11 @@ def load(path: Path) -> Config:
     hint = f"Run: chmod 600 {path}"
     if config.web.token and mode & (stat.S_IRGRP | stat.S_IROTH):
         raise ConfigError([Problem("web.token", "others may read this file.", hint)], source=str(path))
-    if mode & stat.S_IWOTH:  # a proxy_command in it is a program that we start
+    if found.st_uid not in (0, os.geteuid()):  # a proxy_command in it is a program that we start
+        raise ConfigError(
+            [Problem("", "this file belongs to another user.", "Make a copy of your own.")], source=str(path)
+        )
+    if mode & stat.S_IWOTH:
         raise ConfigError([Problem("", "every user may write this file.", hint)], source=str(path))
     return config
 

@@ -41,6 +41,7 @@ class Roster:
         self._make: Any = None  # the module that is heavy to import, once it is there
         self._resolver: Any = None
         self._cause: wire.Cause | None = None
+        self._changing = asyncio.Lock()  # one change of the set at a time: each awaits in the middle
 
     # --- as the API sees it -----------------------------------------------------------------------------------------
 
@@ -65,16 +66,16 @@ class Roster:
             counters=wire.Counters(),
         )
 
-    def up(self, name: str) -> None:
-        self._want(name, True)
+    async def up(self, name: str) -> None:
+        await self._want(name, True)
 
-    def down(self, name: str) -> None:
-        self._want(name, False)
+    async def down(self, name: str) -> None:
+        await self._want(name, False)
 
-    def reconnect(self, name: str) -> None:
+    async def reconnect(self, name: str) -> None:
         self._find(name)
         if name in self._assemblies:
-            self._assemblies[name].reconnect()
+            await self._assemblies[name].reconnect()
 
     def cause(self) -> wire.Cause | None:
         return self._cause
@@ -88,11 +89,11 @@ class Roster:
                 f"There is no tunnel {name!r}.", hint=f"Known: {known}.", code="tunnel_not_found"
             ) from None
 
-    def _want(self, name: str, up: bool) -> None:
+    async def _want(self, name: str, up: bool) -> None:
         self._find(name)
         self._wanted[name] = up
         if name in self._assemblies:
-            self._assemblies[name].want(up)
+            await self._assemblies[name].want(up)
 
     # --- as the app sees it -----------------------------------------------------------------------------------------
 
@@ -107,13 +108,18 @@ class Roster:
 
     async def load(self) -> None:
         """Import what is heavy, in a thread: the control socket answers meanwhile. Then start what waits for it."""
-        self._make = await asyncio.to_thread(importlib.import_module, "comfytunnel.assembly")
-        self._resolver = self._make.Resolver()
-        for name in self._configs:
-            self._start(name)
+        made = await asyncio.to_thread(importlib.import_module, "comfytunnel.assembly")
+        async with self._changing:
+            self._make, self._resolver = made, made.Resolver()
+            for name in self._configs:
+                self._start(name)
 
     async def apply(self, configs: Mapping[str, TunnelConfig]) -> dict[str, list[str]]:
         """Make the tunnels those of `configs`. Returns names under added, removed, changed; the rest is not disturbed."""
+        async with self._changing:
+            return await self._apply(configs)
+
+    async def _apply(self, configs: Mapping[str, TunnelConfig]) -> dict[str, list[str]]:
         done: dict[str, list[str]] = {"added": [], "removed": [], "changed": []}
         for name in [name for name in self._configs if name not in configs]:
             await self._scheduler.remove_place(name)
@@ -158,6 +164,9 @@ class Roster:
         wanted = self._wanted.setdefault(name, True)
         self._tasks[name] = self._group.create_task(assembly.run(wanted=wanted), name=name)
         self._tasks[name].add_done_callback(lambda _: self.poke())
+        assembly.demand(
+            self._scheduler.demand.value.get(name, 0) > 0
+        )  # jobs may have waited for it before it was there
 
     async def _stop(self, *names: str) -> None:
         """End these tunnels at once: our own calls first, then the doors, each with its moment for the calls of others."""

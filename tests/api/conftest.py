@@ -71,15 +71,15 @@ class HandTunnels:
             )
         return self.known[name]
 
-    def up(self, name: str) -> None:
+    async def up(self, name: str) -> None:
         self.set(name, phase="connecting")
         self.asked.append(("up", name))
 
-    def down(self, name: str) -> None:
+    async def down(self, name: str) -> None:
         self.set(name, phase="down")
         self.asked.append(("down", name))
 
-    def reconnect(self, name: str) -> None:
+    async def reconnect(self, name: str) -> None:
         self.set(name, phase="connecting")
         self.asked.append(("reconnect", name))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 from datetime import datetime
@@ -103,6 +104,21 @@ async def test_what_a_browser_could_run_comes_as_a_download(api: Api, tmp_path: 
         assert "X" not in response.headers
 
 
+async def test_a_neighbour_with_gz_at_its_end_is_never_served_in_a_files_place(
+    api: Api, tmp_path: Path
+) -> None:
+    job_id = await api.submit()
+    (tmp_path / "a.png").write_bytes(b"the picture")
+    (tmp_path / "a.png.gz").write_bytes(gzip.compress(b"another output of the node"))
+    await api.scheduler.start(job_id)
+    output = await api.scheduler.output(job_id, tmp_path / "a.png")
+    where = f"http://localhost/api/v2/assets/{output.asset_id}/content"
+    async with api.http.get(where, headers={"Accept-Encoding": "gzip"}) as response:
+        assert (response.status, await response.read()) == (200, b"the picture")
+    async with api.http.get(where, headers={"Accept-Encoding": "gzip", "Range": "bytes=4-6"}) as response:
+        assert (response.status, await response.read()) == (206, b"pic")
+
+
 async def test_a_file_that_is_gone_or_became_a_link_is_404(api: Api, tmp_path: Path) -> None:
     job_id = await api.submit()
     path = tmp_path / "a.png"
@@ -176,7 +192,8 @@ async def test_the_list_is_newest_first_and_pages(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["status=done", "limit=0", "limit=101", "limit=x", "cursor=x", "page=2", "limit=²"]
+    "query",
+    ["status=done", "limit=0", "limit=101", "limit=x", "cursor=x", "page=2", "limit=²", "limit=0001000000"],
 )
 async def test_a_list_that_cannot_be_given_is_422(api: Api, query: str) -> None:
     status, body = await api.ask("GET", f"/api/v2/jobs?{query}")

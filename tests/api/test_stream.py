@@ -13,6 +13,7 @@ import pytest
 
 from comfytunnel import wire
 from comfytunnel.api import stream
+from comfytunnel.errors import StateError
 from comfytunnel.jobs.model import Job, LiveProgress, Preview, Stage, Status, Waits
 from tests.api.conftest import Api, a_tunnel
 from tests.api.contract import check_schema
@@ -225,3 +226,17 @@ async def test_a_job_that_ends_while_nobody_polls_is_told_from_the_store(api: Ap
     job: Job = await api.scheduler.move(job_id, Stage.ENDED, status=Status.CANCELED)
     assert job.ended
     assert [body["status"] for _, body, _ in await events.rest()] == ["canceled"]
+
+
+async def test_an_error_behind_the_head_ends_the_stream_and_answers_nothing_into_it(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = await listen(api, "/v1/events")
+    await events.take(1)
+
+    async def full(*_: object) -> list[Job]:
+        raise StateError("the disk is full")
+
+    monkeypatch.setattr(api.store, "since", full)
+    await api.submit()
+    assert await events.one() is None

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +15,9 @@ async def world() -> AsyncIterator[World]:
     with tempfile.TemporaryDirectory(prefix="ct-") as folder:
         async with World(Path(folder)) as made:
             yield made
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ct-") as folder:
+        yield Path(folder)

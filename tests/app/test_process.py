@@ -109,7 +109,9 @@ async def test_a_cut_link_is_back_by_itself_and_the_next_call_is_served(world: W
     await world.start()
     before = (await world.ask(lambda: world.client.tunnel("default"))).counters.links
     world.remote.cut()
-    await asyncio.sleep(0)  # asyncio closes an aborted socket in the loop's next turn: only then the link is cut
+    await asyncio.sleep(
+        0
+    )  # asyncio closes an aborted socket in the loop's next turn: only then the link is cut
     assert (await world.fetch())[0] == 200
     assert (await world.ask(lambda: world.client.tunnel("default"))).counters.links > before
 

@@ -45,7 +45,8 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def content(request: web.Request) -> web.StreamResponse:
-    """The bytes, whole or the range that was asked for."""
+    """The bytes, whole or the range that was asked for, and never those of a neighbour: for a reader that takes gzip, aiohttp would
+    serve NAME.gz in the place of NAME, which may be another output of an untrusted node."""
     output, _ = await _find(request)
     way = "inline" if output.content_type in SHOWABLE else "attachment"
     headers = {
@@ -55,7 +56,10 @@ async def content(request: web.Request) -> web.StreamResponse:
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "private, no-cache",
     }
-    return web.FileResponse(Path(output.path), headers=headers)
+    response = web.FileResponse(Path(output.path), headers=headers)
+    plain = {name: value for name, value in request.headers.items() if name.lower() != "accept-encoding"}
+    await response.prepare(request.clone(headers=plain))
+    return response
 
 
 async def _find(request: web.Request) -> tuple[Output, datetime]:

@@ -83,7 +83,7 @@ def _status(given: str | None) -> Status | None:
 def _limit(given: str | None) -> int:
     if given is None:
         return PAGE
-    if not (given.isascii() and given.isdigit() and 1 <= int(given[:4]) <= PAGE):
+    if not (given.isascii() and given.isdigit() and len(given) <= len(str(PAGE)) and 1 <= int(given) <= PAGE):
         raise UsageError(f"limit is {given!r}, and must be a number from 1 to {PAGE}.")
     return int(given)
 

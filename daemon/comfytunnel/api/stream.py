@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from comfytunnel import wire
@@ -54,6 +55,9 @@ class Stream:
             raise ConnectionResetError("the reader of an event stream does not read") from None
 
 
+log = structlog.get_logger(__name__)
+
+
 @contextlib.asynccontextmanager
 async def _streaming(request: web.Request, *feeds: Feed[Any]) -> AsyncIterator[tuple[Stream, asyncio.Event]]:
     """Open the stream, with a bell that rings at any change of `feeds` and at the end of the daemon.
@@ -78,8 +82,14 @@ async def _streaming(request: web.Request, *feeds: Feed[Any]) -> AsyncIterator[t
         }
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
-        with contextlib.suppress(ConnectionError):
+        try:
             yield Stream(request, response), bell
+        except ConnectionError:
+            pass
+        except (
+            Exception
+        ):  # the head is out: an error can only end the stream, a second answer would stand inside it
+            log.exception("stream", path=request.path)
     finally:
         its.streams.discard(bell)
         for ringer in ringers:

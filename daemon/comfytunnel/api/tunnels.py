@@ -44,17 +44,17 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def up(request: web.Request) -> web.Response:
-    context(request).tunnels.up(request.match_info["name"])
+    await context(request).tunnels.up(request.match_info["name"])
     return await show(request)
 
 
 async def down(request: web.Request) -> web.Response:
-    context(request).tunnels.down(request.match_info["name"])
+    await context(request).tunnels.down(request.match_info["name"])
     return await show(request)
 
 
 async def reconnect(request: web.Request) -> web.Response:
-    context(request).tunnels.reconnect(request.match_info["name"])
+    await context(request).tunnels.reconnect(request.match_info["name"])
     return await show(request)
 
 

@@ -89,6 +89,8 @@ class Relay:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(3):  # asyncio closes the socket of an aborted transport in a later turn of the loop
+            await asyncio.sleep(0)
 
     def cut(self) -> None:
         """Reset all living connections."""

@@ -72,6 +72,10 @@ class Driver:
         """Put an event into the inbox. Never blocks."""
         self._inbox.put_nowait(event)
 
+    async def taken(self) -> None:
+        """Wait until all that was told has been taken, so that the view shows it. No wait for links or answers."""
+        await self._inbox.join()
+
     def demand(self, source: str, waiting: bool) -> None:
         """`source` has somebody who waits for the link, or not any more. The machine hears of the sum."""
         before = bool(self._demands)
@@ -95,6 +99,7 @@ class Driver:
                 link = self._live[1] if self._live and self._live[0] == after.link else None
                 self.view.set(View(after, link if after.phase is Phase.UP else None))
                 self._log(before, after, event)
+                self._inbox.task_done()
 
     # --- effects ----------------------------------------------------------------------------------------------------
 
