@@ -33,7 +33,7 @@ def test_a_host_has_the_name_that_openssh_gives_it() -> None:
     assert name_of("Relay.Example", 22) == "relay.example"
     assert name_of("relay.example", 2222) == NAME
     assert name_of("::1", 2222) == "[::1]:2222"
-    assert name_of("relay.example", 2222, "box") == "box"
+    assert name_of("relay.example", 2222, "Box") == "box"
 
 
 def test_the_first_key_is_recorded_for_its_owner_alone(tmp_path: Path) -> None:
@@ -128,6 +128,37 @@ def test_a_line_for_the_host_without_port_counts_only_if_the_key_is_the_same(tmp
     assert HostKeys(path, "accept-new").judge(NAME, OTHER) is None
 
 
+def test_a_line_for_the_host_without_port_counts_only_while_there_is_none_with_it(tmp_path: Path) -> None:
+    """The relay's own key, on the port of an instance whose key we know, is somebody in between."""
+    path = tmp_path / "known_hosts"
+    path.write_text(line(NAME, KEY) + line("relay.example", OTHER))
+    before = path.read_text()
+    for policy in ("accept-new", "ask", "strict"):
+        cause = HostKeys(path, policy).judge(NAME, OTHER)
+        assert cause is not None
+        assert cause.code is Code.HOST_KEY_CHANGED
+        assert HostKeys(path, policy).judge(NAME, KEY) is None
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "names", ["[RELAY.Example]:2222", "other.example,[Relay.EXAMPLE]:2222", "[*.EXAMPLE]:2222"]
+)
+def test_names_in_the_file_have_no_case(names: str, tmp_path: Path) -> None:
+    """ssh and ssh-keygen find such a line too; passed over, another key would be recorded beside it."""
+    path = tmp_path / "known_hosts"
+    path.write_text(line(names, KEY))
+    judge = HostKeys(path, "accept-new").judge
+    assert judge(NAME, KEY) is None
+    cause = judge(NAME, OTHER)
+    assert cause is not None
+    assert cause.code is Code.HOST_KEY_CHANGED
+    path.write_text(line(names, KEY) + line(names, KEY, "@revoked "))
+    revoked = judge(NAME, KEY)
+    assert revoked is not None
+    assert "revoked" in revoked.message
+
+
 def test_another_port_of_the_same_host_is_another_machine(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     path.write_text(line("[relay.example]:3333", KEY) + line(NAME, OTHER))
@@ -195,6 +226,18 @@ async def test_a_changed_host_key_halts_until_the_user_trusts_it(far: Far, tmp_p
         tunnel.tell(TrustChanged())
         await tunnel.up()
         assert far.known_hosts_line() in known.read_text()
+
+
+async def test_a_revoked_host_key_halts_and_is_not_called_unknown(far: Far, tmp_path: Path) -> None:
+    settings = config_for(far, tmp_path, 1)
+    known = far.known_hosts_line()
+    settings.known_hosts.write_text(f"{known}\n@revoked * {known.partition(' ')[2]}\n")
+    async with near(settings) as tunnel:
+        record = await tunnel.phase(Phase.HALTED)
+        assert record.cause is not None
+        assert record.cause.code is Code.HOST_KEY_CHANGED
+        assert "revoked" in record.cause.message
+        assert far.logins == 0
 
 
 async def test_an_unknown_host_halts_where_recording_is_not_allowed(far: Far, tmp_path: Path) -> None:

@@ -19,6 +19,12 @@ async def test_a_host_key_is_new_then_known_then_changed(tmp_path: Path) -> None
         assert not known.exists(), "a look records nothing"
         known.write_text(sshd.known_hosts_line + "\n")
         assert (await look(tunnel)).status == "known"
+        revoked = f"@revoked * {sshd.known_hosts_line.partition(' ')[2]}"
+        known.write_text(f"{sshd.known_hosts_line}\n{revoked}\n")
+        seen = await look(tunnel)
+        assert seen.status == "changed"
+        assert "revoked" in seen.detail
+        known.write_text(sshd.known_hosts_line + "\n")
         await sshd.change_host_key()
         changed = await look(tunnel)
         assert (changed.status, changed.fingerprint) == ("changed", sshd.host_key_fingerprint)

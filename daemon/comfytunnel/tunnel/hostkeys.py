@@ -1,22 +1,28 @@
 """Who the far side is: host keys as known_hosts holds them, recorded on first use, "changed" told apart from "unknown".
 
-Follows OpenSSH: a host on another port than 22 is `[host]:port`, a line for the bare host counts for it only if the key is the
-same, addresses are not looked up (CheckHostIP no), an alias stands alone without a port. Lines that cannot be read are passed
-over, never rewritten; recording appends one line and touches nothing else. No network here.
+Follows OpenSSH: a host on another port than 22 is `[host]:port`; a line for the bare host counts only while there is none for
+that, and only if the key is the same. Names have no case, addresses are not looked up (CheckHostIP no), an alias stands alone
+without a port. Lines that cannot be read are passed over, never rewritten; recording appends one line and touches nothing
+else. No network here.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import asyncssh
 
 from comfytunnel.tunnel.state import Cause, Code
 
 SSH_PORT = 22
+_PLAIN_NAMES = re.compile(r"^(\s*(?:@\S+\s+)?)([^\s@#|]\S*)")  # a line's host field, unless it is hashed
+
+Verdict = Literal["trusted", "changed", "unknown", "revoked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +35,22 @@ class Known:
     revoked: tuple[asyncssh.SSHKey, ...] = ()
 
     @property
+    def trusted(self) -> tuple[asyncssh.SSHKey, ...]:
+        return self.keys or self.bare
+
+    @property
     def algorithms(self) -> tuple[str, ...]:
-        """Signature algorithms of the known keys: to be offered first, or a server with several keys shows another."""
-        names = [name.decode("ascii") for key in (*self.keys, *self.bare) for name in key.sig_algorithms]
+        """Signature algorithms of the trusted keys: to be offered first, or a server with several keys shows another."""
+        names = [name.decode("ascii") for key in self.trusted for name in key.sig_algorithms]
         return tuple(dict.fromkeys(names))
+
+    def verdict(self, key: asyncssh.SSHKey) -> Verdict:
+        """What a server that shows `key` is. "unknown" too if only the bare host has keys, and others: it is another server."""
+        if key in self.revoked:
+            return "revoked"
+        if key in self.trusted:
+            return "trusted"
+        return "changed" if self.keys else "unknown"
 
 
 class HostKeys:
@@ -51,7 +69,7 @@ class HostKeys:
             return Known()
         for line in text.splitlines():
             try:
-                entries.load(line)
+                entries.load(_PLAIN_NAMES.sub(lambda found: found[1] + found[2].lower(), line))
             except ValueError:
                 continue  # not a known_hosts line of any kind; ssh passes over it too
         keys, authorities, revoked = entries.match(name, "", None)[:3]
@@ -66,11 +84,16 @@ class HostKeys:
         except OSError as error:
             return Cause(Code.HOST_KEY_UNKNOWN, f"{self._path} cannot be read: {error.strerror}.")
         offered = fingerprint(key)
-        if key in known.revoked:
-            return Cause(Code.HOST_KEY_CHANGED, f"the key {offered} is marked as revoked in {self._path}.")
-        if key in known.keys or key in known.bare:
+        verdict = known.verdict(key)
+        if verdict == "trusted":
             return None
-        if known.keys:
+        if verdict == "revoked":
+            return Cause(
+                Code.HOST_KEY_CHANGED,
+                f"the key {offered} is marked as revoked in {self._path}.",
+                "Somebody has declared this key stolen. Only if you know better: remove the @revoked line.",
+            )
+        if verdict == "changed":
             return Cause(
                 Code.HOST_KEY_CHANGED,
                 f"known for {name}: {_list(known.keys)}. offered: {offered}.",
@@ -113,7 +136,7 @@ class HostKeys:
 def name_of(host: str, port: int, alias: str | None = None) -> str:
     """The name under which known_hosts holds a host (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
     if alias:
-        return alias
+        return alias.lower()  # as ssh does, and not as asyncssh
     return host.lower() if port == SSH_PORT else f"[{host.lower()}]:{port}"
 
 

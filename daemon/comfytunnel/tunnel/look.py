@@ -11,18 +11,26 @@ import asyncssh
 
 from comfytunnel.config import TunnelConfig
 from comfytunnel.tunnel.dial import Resolver, dial
-from comfytunnel.tunnel.hostkeys import HostKeys, fingerprint, name_of
+from comfytunnel.tunnel.hostkeys import HostKeys, Verdict, fingerprint, name_of
 from comfytunnel.tunnel.link import LinkError
 
 LOOK_DEADLINE = 10.0  # seconds; a person waits, and an instance that is still starting is no reason to
 
+Status = Literal["known", "new", "changed", "unreachable"]
+_STATUS: dict[Verdict, Status] = {
+    "trusted": "known",
+    "unknown": "new",
+    "changed": "changed",
+    "revoked": "changed",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """`status`: what known_hosts says of the key. `fingerprint` is SHA256:..., empty if the host could not be reached, and
-    `detail` says why then."""
+    """`status`: what known_hosts says of the key; a revoked one counts as changed. `fingerprint` is SHA256:..., empty if the host
+    could not be reached. `detail` says why that is, or that the key is revoked."""
 
-    status: Literal["known", "new", "changed", "unreachable"]
+    status: Status
     fingerprint: str = ""
     algorithm: str = ""
     detail: str = ""
@@ -68,6 +76,6 @@ async def _look(config: TunnelConfig) -> Look:
             sock.close()
     if key is None:
         return Look("unreachable", detail="The host showed no key.")
-    if key in known.keys or key in known.bare:
-        return Look("known", fingerprint(key), key.get_algorithm())
-    return Look("changed" if known.keys else "new", fingerprint(key), key.get_algorithm())
+    verdict = known.verdict(key)
+    detail = f"The key is marked as revoked in {config.known_hosts}." if verdict == "revoked" else ""
+    return Look(_STATUS[verdict], fingerprint(key), key.get_algorithm(), detail)

@@ -93,6 +93,8 @@ def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = Fal
                 f"it counted too many keys. {_said(witness)}".strip(),
                 'Too many keys are offered before the right one: name it in `identity_file` and set agent = "none".',
             )
+        case asyncssh.HostKeyNotVerifiable() if "revoked" in text:  # asyncssh looks before it asks our judge
+            return Cause(Code.HOST_KEY_CHANGED, text, "The key is marked as revoked in known_hosts.")
         case asyncssh.HostKeyNotVerifiable():
             return Cause(Code.HOST_KEY_UNKNOWN, text)
         case asyncssh.KeyImportError() | asyncssh.KeyEncryptionError():
