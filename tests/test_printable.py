@@ -23,6 +23,7 @@ from comfytunnel.printable import printable
         ("\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\", "link"),
         ("\x1bPq payload \x1b\\after", "after"),
         ("\x1b]0;never ends", ""),
+        ("\x1b]0;broken off\x1b[31mred", "red"),
         ("a\rb\x08\x7f\x00c", "abc"),
         ("exe.\u202egnp", "exe.gnp"),
         ("one\ntwo\tthree", "one two three"),
@@ -36,6 +37,14 @@ def test_escapes_and_controls_vanish(given_text: str, shown: str) -> None:
 
 def test_lines_stay_where_they_mean_something() -> None:
     assert printable("a\r\nb\n\tc\x1b[2J", lines=True) == "a\nb\n\tc"
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("part", ["\x9d", "\x1b]", "\x1bP", "\x9b", "\x1b[", "\x1b[0;", "\x9b0 ", "\x1b "])
+@pytest.mark.parametrize("end", ["", "\x1b", "\x1b["])
+def test_a_long_text_takes_no_longer_than_it_is_long(part: str, end: str) -> None:
+    """A server may send it before its host key is judged. Linear: 0.2 s; quadratic: minutes."""
+    assert printable(part * 200_000 + end).strip("0; ") == ""
 
 
 @given(st.text())

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
+# Texts are long and hostile: no branch may look far ahead and fail, or each of many beginnings does. So a string that nothing
+# terminates ends before the next escape, as terminals have it.
 _SEQUENCES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor, modes (ECMA-48, 5.4)
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c|$)"  # OSC, DCS, SOS, PM, APC with their text
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"  # OSC, DCS, SOS, PM, APC with their text
     r"|\x1b[ -/]*[0-~]"  # all other escapes
 )
 _HIDDEN = frozenset(

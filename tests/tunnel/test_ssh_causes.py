@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 import subprocess
 import threading
 from dataclasses import replace
@@ -205,6 +206,30 @@ async def test_garbage_ends_a_try_and_never_the_driver(garbage: bytes, tmp_path:
         assert await cause_of(tunnel) in (Code.PROTOCOL_ERROR, Code.CONNECT_RESET)
         tunnel.tell(Reconnect())
         await tunnel.until(lambda view: view.tunnel.link >= 2)
+
+
+async def test_what_a_stranger_says_is_cut_short(tmp_path: Path) -> None:
+    """Anybody may answer before the host key is judged, and give a reason as long as a packet."""
+
+    async def farewell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-x\r\n")
+        await reader.readline()
+        reason = b"\x1b]" * 15_000
+        payload = struct.pack(">BII", 1, 2, len(reason)) + reason + bytes(4)  # SSH_MSG_DISCONNECT
+        padding = 16 - (len(payload) + 5) % 8
+        writer.write(struct.pack(">IB", len(payload) + 1 + padding, padding) + payload + bytes(padding))
+        await writer.drain()
+        await reader.read()
+
+    async with (
+        sshd_far(tmp_path) as far,
+        service(farewell) as port,
+        near(config_for(far, tmp_path, 1, port=port)) as tunnel,
+    ):
+        assert await cause_of(tunnel) is Code.PROTOCOL_ERROR
+        assert tunnel.record.cause is not None
+        assert "\x1b]" in tunnel.record.cause.message, "it was heard"
+        assert len(tunnel.record.cause.message) < 400
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------

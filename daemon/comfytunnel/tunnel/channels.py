@@ -17,7 +17,7 @@ import asyncssh
 
 from comfytunnel.config import Endpoint, Tcp
 from comfytunnel.tunnel.dial import hung_up
-from comfytunnel.tunnel.link import ChannelRefused, LinkError, Sink
+from comfytunnel.tunnel.link import TEXT_LIMIT, ChannelRefused, LinkError, Sink
 from comfytunnel.tunnel.state import Cause, Code
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ class Channels:
             self._on_refused()
             denied = error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED
             code = Code.FORWARD_DENIED if denied else Code.REMOTE_REFUSED
-            raise ChannelRefused(Cause(code, f"{self._remote}: {error.reason}.")) from error
+            raise ChannelRefused(Cause(code, f"{self._remote}: {error.reason[:TEXT_LIMIT]}.")) from error
         except (asyncssh.Error, OSError) as error:
             raise LinkError(self._why_ended()) from error
         finally:

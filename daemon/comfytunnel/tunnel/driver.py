@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from comfytunnel.feed import Feed
-from comfytunnel.tunnel.link import Link, LinkError, Opener
+from comfytunnel.tunnel.link import TEXT_LIMIT, Link, LinkError, Opener
 from comfytunnel.tunnel.machine import Policy, step
 from comfytunnel.tunnel.state import (
     Answered,
@@ -138,7 +138,7 @@ class Driver:
         except Exception as error:
             # asyncssh hands on whatever a hostile far side made it stumble over: that ends a link, never the daemon.
             log.exception("link", tunnel=self._name)
-            cause = Cause(Code.PROTOCOL_ERROR, f"{type(error).__name__}: {error}.")
+            cause = Cause(Code.PROTOCOL_ERROR, f"{type(error).__name__}: {str(error)[:TEXT_LIMIT]}.")
         self.tell(Lost(number, cause))
 
     async def _question(self, link: Link, ask: int, after: float, deadline: float) -> None:

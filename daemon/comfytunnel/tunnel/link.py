@@ -12,6 +12,8 @@ from typing import Protocol
 
 from comfytunnel.tunnel.state import Cause
 
+TEXT_LIMIT = 300  # characters of the far side's own words in a cause
+
 
 class LinkError(Exception):
     """The link could not be opened, or has ended; `cause` says why."""

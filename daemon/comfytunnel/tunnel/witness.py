@@ -12,7 +12,7 @@ from typing import Any
 import asyncssh
 
 from comfytunnel.tunnel.dial import acknowledger, code_of
-from comfytunnel.tunnel.link import LinkError
+from comfytunnel.tunnel.link import TEXT_LIMIT, LinkError
 from comfytunnel.tunnel.state import Cause, Code
 
 _BANNER_LIMIT = 4096  # characters kept of what the relay says before authentication
@@ -79,7 +79,7 @@ class Witness:
 
 def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = False) -> Cause:
     """What an error of asyncssh or of the kernel means. `alive`: the connection had been authenticated."""
-    text = f"{error}." if error and str(error) else ""
+    text = f"{str(error)[:TEXT_LIMIT]}." if error and str(error) else ""
     match error:
         case _ if witness.refusal is not None:
             return witness.refusal
@@ -125,4 +125,4 @@ def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = Fal
 
 def _said(witness: Witness) -> str:
     banner = " ".join(witness.banner.split())
-    return f"the host says: {banner[:300]}" if banner else ""
+    return f"the host says: {banner[:TEXT_LIMIT]}" if banner else ""
