@@ -121,6 +121,9 @@ class Run:
             self.left.set()
 
     async def _prepare(self) -> dict[str, object]:
+        latest = await self._store.get(self.job.id)
+        if latest is not None:
+            self.note(latest)  # a cancel between the reading of the job and our beginning told nobody
         workflow = await self._store.workflow(self.job.id) or {}
         self.meter = Meter(parse_api_graph(workflow))
         return workflow

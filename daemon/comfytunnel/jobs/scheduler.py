@@ -278,6 +278,12 @@ class Scheduler:
         if working is not None:
             working.cancel()
             await asyncio.wait([working])
+            # It may have had a job in its hands that waits on disk and stood in line no more.
+            for job in await self._store.waiting():
+                if not any(station.has(job.id) for station in self._stations.values()):
+                    self._line.add(job)
+            for station in self._stations.values():
+                station.stir.set()
         self._changed()
 
     def _line_up(self, job: Job) -> None:

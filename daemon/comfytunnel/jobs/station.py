@@ -62,6 +62,7 @@ class Station:
         self._back = back
         self._marker = Marker(place.client)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._taking: str | None = None
 
     async def run(self, left_over: list[Job]) -> None:
         """Take up the jobs that this place was given before, then serve for ever."""
@@ -84,6 +85,7 @@ class Station:
 
     async def _give_out(self, group: asyncio.TaskGroup, job_id: str) -> bool:
         """Have a waiting job carried until its submission is settled; False if it waits again because of trouble."""
+        self._taking = job_id
         place_in_line = self._line.remove(job_id)
         try:
             job = await self._store.get(job_id)
@@ -92,6 +94,8 @@ class Station:
             if place_in_line is not None:
                 self._line.put_back(place_in_line)
             return False
+        finally:
+            self._taking = None  # from here to `_start` nobody else comes in between
         if job is None or job.stage is not Stage.WAITING:
             return True
         run = self._start(group, job)
@@ -112,6 +116,10 @@ class Station:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+
+    def has(self, job_id: str) -> bool:
+        """Whether this station carries the job, or is just taking it out of the line."""
+        return job_id in self.runs or job_id == self._taking
 
     def on_server(self) -> list[Run]:
         """The runs that take room on the server, in the order in which they were given out."""
