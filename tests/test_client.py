@@ -210,6 +210,34 @@ def test_no_daemon_and_a_dead_ones_socket_are_told_alike(short: Path) -> None:
         Client(short / "stale").status()
 
 
+def test_the_way_to_start_it_is_one_that_exists(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a config there is nothing to start; systemctl is named only where there is a unit."""
+    monkeypatch.setenv("HOME", str(short))
+    monkeypatch.setenv("COMFYTUNNEL_CONFIG", str(short / "config.toml"))
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def hint() -> str:
+        with pytest.raises(NotRunningError) as caught:
+            Client(short / "none").status()
+        return caught.value.hint
+
+    assert "comfytunnel setup 'ssh -p ...'" in hint()
+    (short / "config.toml").touch()
+    assert "`comfytunnel daemon`" in hint()
+    assert "setup" not in hint()
+    assert "systemctl" not in hint()
+    unit = short / ".config" / "systemd" / "user" / "comfytunnel.service"
+    unit.parent.mkdir(parents=True)
+    unit.touch()
+    assert "systemctl --user start comfytunnel" in hint()
+
+
+def test_a_path_that_no_socket_can_have_is_said_before_anything_is_tried(short: Path) -> None:
+    with pytest.raises(UsageError, match="bytes long"):
+        Client(short / ("x" * 120))
+
+
 @pytest.fixture
 def mute(short: Path) -> Iterator[Path]:
     """A daemon that accepts and says nothing: connecting to it proves nothing."""
@@ -256,6 +284,17 @@ async def test_following_a_job_survives_a_restart_of_the_daemon(short: Path) -> 
     assert isinstance(found[-1], wire.Job)
     assert found[-1].status == "succeeded"
     assert len([event for event in found if isinstance(event, wire.Output)]) == 1
+
+
+async def test_following_says_once_that_the_daemon_is_away(short: Path) -> None:
+    async with serving(short) as api:
+        job_id, away = await api.submit(), list[str]()
+        follower = Client(api.path).follow(job_id, patience=1.0, away=lambda: away.append("away"))
+        await off(lambda: next(follower))
+        assert away == []
+    with pytest.raises(NotRunningError):
+        await off(lambda: list(follower))
+    assert away == ["away"]
 
 
 async def test_following_gives_up_when_the_daemon_stays_away(short: Path) -> None:

@@ -15,6 +15,7 @@ from comfytunnel.paths import (
     SOCKET_PATH_LIMIT,
     check_socket_path,
     config_path,
+    has_service,
     make_private_folder,
     socket_path,
     state_dir,
@@ -86,14 +87,20 @@ def test_a_folder_that_exists_is_never_changed(tmp_path: Path) -> None:
     assert mode(there) == 0o755
 
 
-@pytest.mark.parametrize("bits", [0o720, 0o702, 0o1777])
-def test_a_folder_that_others_may_write_is_refused_sticky_or_not(tmp_path: Path, bits: int) -> None:
+@pytest.mark.parametrize(
+    ("bits", "hint"),
+    [(0o720, "chmod go-w"), (0o702, "chmod go-w"), (0o1777, "folder of your own: COMFYTUNNEL_SOCKET=")],
+)
+def test_a_folder_that_others_may_write_is_refused_and_one_meant_for_all_is_left_so(
+    tmp_path: Path, bits: int, hint: str
+) -> None:
     there = tmp_path / "there"
     there.mkdir()
     there.chmod(bits)
     with pytest.raises(RefusedError, match="Others may write") as caught:
         make_private_folder(there)
-    assert "chmod go-w" in caught.value.hint
+    assert hint in caught.value.hint
+    assert ("chmod" in caught.value.hint) is not bool(bits & stat.S_ISVTX)
     assert mode(there) == bits
 
 
@@ -102,8 +109,9 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.mkdir(mode=0o700)
     os.chown(there, 12345, 12345)
-    with pytest.raises(RefusedError, match="uid 12345"):
+    with pytest.raises(RefusedError, match="uid 12345") as caught:
         make_private_folder(there)
+    assert "chmod" not in caught.value.hint
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
@@ -137,3 +145,21 @@ def test_the_limit_of_a_socket_path_is_the_kernels(tmp_path: Path) -> None:
 def test_a_socket_path_counts_bytes_not_letters() -> None:
     with pytest.raises(UsageError):
         check_socket_path(Path("/" + "ä" * (SOCKET_PATH_LIMIT // 2 + 1)))
+
+
+def test_the_service_is_there_when_its_unit_lies_where_systemd_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for environ, folder in (
+        ({}, ".config"),
+        ({}, ".local/share"),
+        ({"XDG_CONFIG_HOME": f"{tmp_path}/c"}, "c"),
+        ({"XDG_DATA_HOME": f"{tmp_path}/d"}, "d"),
+    ):
+        assert not has_service(environ)
+        unit = tmp_path / folder / "systemd" / "user" / "comfytunnel.service"
+        unit.parent.mkdir(parents=True)
+        unit.touch()
+        assert has_service(environ)
+        unit.unlink()

@@ -42,20 +42,26 @@ PATIENCE = (
 )
 PAUSE = 0.3  # seconds between two attempts to find the daemon again
 CHUNK = 1 << 20  # bytes; the largest single read
-NOT_RUNNING = (
-    "Start it: `systemctl --user start comfytunnel`, or `comfytunnel daemon` in a terminal of its own."
-)
+
+
+def how_to_start() -> str:
+    """Return the next step where no daemon runs: what is there already decides it."""
+    if not os.access(paths.config_path(), os.F_OK):
+        return "First say where to: `comfytunnel setup 'ssh -p ...'`; then start it: `comfytunnel daemon`."
+    service = ", or as a service: `systemctl --user start comfytunnel`" if paths.has_service() else ""
+    return f"Start it: `comfytunnel daemon` in a terminal of its own{service}."
 
 
 class Client:
     """The daemon behind one control socket. Calls block; `timeout` is in seconds and holds for each answer.
 
-    Every call may raise NotRunningError (no daemon, or one that does not answer), RefusedError (not our daemon), and what its
+    UsageError if the path is longer than a socket's may be. Every call may raise NotRunningError (no daemon, or one that does not answer), RefusedError (not our daemon), and what its
     route answers with.
     """
 
     def __init__(self, socket_path: Path | None = None, timeout: float = 10.0) -> None:
         self.socket_path = socket_path or paths.socket_path()
+        paths.check_socket_path(self.socket_path)
         self.timeout = timeout
         self.last_event_id = ""
         """The id of the last event that `events` has returned: where to resume."""
@@ -153,11 +159,16 @@ class Client:
                 yield decode(event.data, kind)
 
     def follow(
-        self, job_id: str, *, timeout: float | None = None, patience: float = PATIENCE
+        self,
+        job_id: str,
+        *,
+        timeout: float | None = None,
+        patience: float = PATIENCE,
+        away: Callable[[], None] | None = None,
     ) -> Iterator[JobEvent | wire.Job]:
         """The live view of one job over restarts of the daemon; the last item is the finished Job.
 
-        An output comes once. TimedOutError after `timeout` seconds, NotRunningError when the daemon stays away for `patience`
+        An output comes once; `away` is called when the daemon is found to be away. TimedOutError after `timeout` seconds, NotRunningError when the daemon stays away for `patience`
         seconds: the job is on disk and goes on when the daemon does.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -175,7 +186,10 @@ class Client:
                     if isinstance(event, wire.Job):
                         return
             except NotRunningError:
-                lost_at = lost_at or time.monotonic()
+                if lost_at is None:
+                    lost_at = time.monotonic()
+                    if away is not None:
+                        away()
                 if time.monotonic() - lost_at > patience:
                     raise
                 if _left(deadline) == 0:
@@ -229,7 +243,7 @@ class Client:
                 return latest
             if told is not None:
                 told(latest)
-        raise NotRunningError("The daemon has stopped while we waited.", hint=NOT_RUNNING)
+        raise NotRunningError("The daemon has stopped while we waited.", hint=how_to_start())
 
     def _call(self, call: Call[T]) -> T:
         with self._exchange(call) as answer:
@@ -304,31 +318,35 @@ class _Answer:
 
     def read_some(self, timeout: float | None = None) -> bytes:
         """Return the bytes that are there, waiting up to `timeout` seconds for the first; b"" at the end."""
-        with _blame(self._connection.socket_path):
+        with _blame(self._connection.socket_path, "The daemon has stopped."):
             if timeout is not None:
                 self._connection.raw.settimeout(max(timeout, 0.001))  # zero would mean: do not block
             return self._response.read1(CHUNK)
 
 
 @contextlib.contextmanager
-def _blame(path: Path) -> Iterator[None]:
-    """Turn what a socket says about the daemon into our own errors."""
+def _blame(path: Path, gone: str = "The daemon went away before it had answered.") -> Iterator[None]:
+    """Turn what a socket says about the daemon into our own errors; `gone` is the sentence for one that broke off."""
     try:
         yield
     except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise NotRunningError(f"No daemon listens on {path}.", hint=NOT_RUNNING) from error
+        raise NotRunningError(f"No daemon listens on {path}.", hint=how_to_start()) from error
     except PermissionError as error:
         raise RefusedError(
             f"The socket {path} may not be opened: it belongs to another user.",
             hint="Each user runs a daemon of their own.",
         ) from error
     except TimeoutError as error:
+        how = (
+            "`systemctl --user restart comfytunnel`"
+            if paths.has_service()
+            else "end it, then `comfytunnel daemon`"
+        )
         raise NotRunningError(
-            f"The daemon on {path} does not answer.",
-            hint="It may be stopped or stuck: restart it (`systemctl --user restart comfytunnel`).",
+            f"The daemon on {path} does not answer.", hint=f"It may be stopped or stuck: restart it ({how})."
         ) from error
     except (OSError, http.client.HTTPException) as error:
-        raise NotRunningError("The daemon went away before it had answered.", hint=NOT_RUNNING) from error
+        raise NotRunningError(gone, hint=how_to_start()) from error
 
 
 def _part(name: str) -> str:

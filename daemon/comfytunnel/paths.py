@@ -18,6 +18,10 @@ from comfytunnel.errors import RefusedError, StateError, UsageError
 
 APP = "comfytunnel"
 SOCKET_PATH_LIMIT = 103 if sys.platform == "darwin" else 107  # bytes; sun_path less its closing zero byte
+OWN_FOLDER = (
+    "Choose a folder of your own: COMFYTUNNEL_SOCKET=FOLDER/control.sock, COMFYTUNNEL_STATE_DIR=FOLDER."
+)
+UNIT = "comfytunnel.service"
 
 
 def config_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -51,6 +55,17 @@ def socket_path(environ: Mapping[str, str] = os.environ) -> Path:
     return (base / APP if base else state_dir(environ) / "run") / "control.sock"
 
 
+def has_service(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether systemd knows our unit for this user: its file lies in one of the folders of systemd.unit(5)."""
+    home = Path("~").expanduser()
+    folders = [
+        _xdg(environ, "XDG_CONFIG_HOME") or home / ".config",
+        _xdg(environ, "XDG_DATA_HOME") or home / ".local" / "share",
+        *(Path(folder) for folder in ("/etc", "/usr/local/lib", "/usr/lib")),
+    ]
+    return any(os.access(folder / "systemd" / "user" / UNIT, os.F_OK) for folder in folders)
+
+
 def check_socket_path(path: Path) -> None:
     """Raise UsageError when the kernel could not bind a socket at this path."""
     length = len(os.fsencode(path))
@@ -81,12 +96,15 @@ def make_private_folder(path: Path) -> Path:
     if found.st_uid != os.geteuid():
         raise RefusedError(
             f"The folder {path} belongs to another user (uid {found.st_uid}).",
-            hint="Choose a folder of your own (COMFYTUNNEL_STATE_DIR, COMFYTUNNEL_SOCKET).",
+            hint=OWN_FOLDER,
         )
     if found.st_mode & 0o022:
+        shared = (
+            found.st_mode & stat.S_ISVTX
+        )  # meant for everybody, as /tmp is: to close it would break other programs
         raise RefusedError(
             f"Others may write the folder {path} (mode {stat.S_IMODE(found.st_mode):04o}).",
-            hint=f"Run: chmod go-w {path}",
+            hint=OWN_FOLDER if shared else f"Run: chmod go-w {path}",
         )
     return path
 
