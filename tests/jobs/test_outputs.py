@@ -15,14 +15,17 @@ from comfytunnel.demo.faults import EVIL_NAMES
 from comfytunnel.jobs.landing import Landing, Trouble, trouble
 from comfytunnel.jobs.model import Stage, Status
 from tests.jobs.bench import Bench, picture
-from tests.jobs.test_road import assert_whole
+from tests.jobs.test_road import assert_whole, named
 
 
 async def test_evil_names_stay_inside_the_folder(bench: Bench) -> None:
     bench.far.faults.evil_filename = EVIL_NAMES
     done = await bench.ends(await bench.submit(picture()))
     outputs = await bench.store.outputs(done.id)
-    assert (done.status, len(done.wanted)) == (Status.FAILED, 16)  # no names at all and repetitions left out
+    assert (done.status, len(await named(bench, done))) == (
+        Status.FAILED,
+        16,
+    )  # no names at all and repetitions left out
     assert len(outputs) == 15  # three are never served, the others are still worth having
     assert done.folder is not None
     for output in outputs:
@@ -109,6 +112,27 @@ async def test_previews_that_a_restart_wiped_are_made_again(bench: Bench) -> Non
     done = await bench.ends(job)
     assert (done.status, done.executions, done.losses) == (Status.SUCCEEDED, 2, 1)
     assert len(await bench.files()) == 1
+
+
+async def test_a_loss_while_fetching_brings_home_the_outputs_of_the_second_execution_alone(
+    bench: Bench,
+) -> None:
+    """Of the first execution one file is home already when the other proves lost."""
+    workflow = picture(prefix="a", seconds=0.1)
+    workflow["12"] = {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "b"}}
+    pictures = bench.folder / "pictures"
+    pictures.write_text("in the way")
+    job = await bench.submit(workflow)
+    await bench.reaches(job, Stage.FETCHING)
+    await bench.restart_far()
+    [lost] = (bench.far.base / "output").glob("b_*")
+    lost.unlink()
+    pictures.unlink()
+    done = await bench.ends(job)
+    assert (done.status, done.executions, done.losses) == (Status.SUCCEEDED, 2, 1)
+    assert [output.name for output in await bench.store.outputs(job.id)] == [
+        wanted.filename for wanted in await named(bench, done)
+    ]
 
 
 async def test_too_many_and_too_large_outputs_fail_the_job(bench: Bench) -> None:

@@ -116,6 +116,28 @@ def test_a_cancel_is_not_forgotten_by_a_later_move() -> None:
     assert apply(job, given(job, "j", NOW), 2).status is Status.CANCELING
 
 
+def test_only_refusals_count_as_refusals() -> None:
+    """Tunnel troubles before it must not have the first 500 fail the job."""
+    job = a_job()
+    for refused in [False, False, False, True, False, True, True]:
+        assert job.stage is Stage.WAITING
+        job = apply(job, {"stage": Stage.SUBMITTING, "attempts": job.attempts + 1}, 2)
+        job = apply(job, not_given(job, NOW, refused=refused), 2)
+    assert job.error is not None
+    assert (job.status, job.error.code) == (Status.FAILED, "server_error")
+    assert "3 times" in job.error.message
+
+
+def test_a_loss_begins_to_count_refusals_anew() -> None:
+    job = a_job(Stage.ON_SERVER, refusals=2)
+    assert apply(job, lost(job, NOW), 2).refusals == 0
+
+
+def test_an_ended_job_wants_nothing_any_more() -> None:
+    job = a_job(Stage.FETCHING, wanted=(FILE,))
+    assert apply(job, ended(Status.SUCCEEDED, NOW), 2).wanted == ()
+
+
 def test_an_ended_job_never_changes() -> None:
     for stage in Stage:
         with pytest.raises(IllegalMoveError):

@@ -1,4 +1,4 @@
-"""What a job is, which moves it may make, and what an observation of ComfyUI leads to. Pure: no I/O, no clock, no asyncio.
+"""What a job is and which moves it may make. Pure: no I/O, no clock, no asyncio.
 
 `status` is what users see (the words of Comfy API v2); `stage` is where the job stands in the submission protocol, and it
 is on disk before each act:
@@ -8,7 +8,7 @@ is on disk before each act:
        └── not there┴─ proven lost ┴─ proven lost┘          │      every stage may end: failed, canceled, expired
        └────────────────────────────────────────────────────┘
 
-`decide` is the only place that judges what queue, history and the temp marker say about a job.
+What queue, history and the temp marker say about a job is judged in verdict.py and nowhere else.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `id`: lower-case UUID, and ComfyUI's prompt_id; `remote_id` where an old ComfyUI insisted on its own. `tunnel`: the one that was asked for,
     null for any; `place`: the one it was given to. `executions`: how often ComfyUI is known to have been given the prompt;
-    `losses`: how often it has provably lost it. `attempts`: POSTs since the last loss. `server`: the temp marker of the ComfyUI process that got it.
+    `losses`: how often it has provably lost it. `attempts`: POSTs since the last loss; `refusals`: those of them that were answered 500 and left nothing behind.
+    `wanted`: what comes home, while it does (none in an ended job). `server`: the temp marker of the ComfyUI process that got it.
     What a job waits for is not stored but asked of the scheduler, because it changes for all of them at once.
     """
 
@@ -129,6 +130,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     executions: int = 0
     losses: int = 0
     attempts: int = 0
+    refusals: int = 0
     nodes_total: int = 0
     cancel_requested: bool = False
     error: Failure | None = None
@@ -212,6 +214,7 @@ class Changes(TypedDict, total=False):
     executions: int
     losses: int
     attempts: int
+    refusals: int
     cancel_requested: bool
     error: Failure | None
     note: str | None

@@ -169,7 +169,12 @@ class Store:
             job = self._get(job_id)
             if job is None or job.stage not in expected:
                 return None
-            return self._put(apply(job, changes, self._next()))
+            after = self._put(apply(job, changes, self._next()))
+            if (
+                after.stage is Stage.WAITING
+            ):  # it will run again: what came home of the lost execution is not of the next one
+                self._db.execute("DELETE FROM outputs WHERE job_id = ?", (job_id,))
+            return after
 
         return await self._write(change)
 

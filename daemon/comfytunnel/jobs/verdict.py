@@ -92,10 +92,17 @@ def not_given(job: Job, now: datetime, *, refused: bool = False) -> Changes:
     for ever."""
     if job.cancel_requested:
         return ended(Status.CANCELED, now)
-    if refused and job.attempts >= MAX_REFUSALS:
-        text = f"ComfyUI answered the submission {job.attempts} times with an internal error (500) and did not take it."
+    refusals = job.refusals + refused
+    if refused and refusals >= MAX_REFUSALS:
+        text = f"ComfyUI answered the submission {refusals} times with an internal error (500) and did not take it."
         return ended(Status.FAILED, now, Failure("server_error", text))
-    return {"stage": Stage.WAITING, "status": Status.QUEUED, "place": None, "server": None}
+    return {
+        "stage": Stage.WAITING,
+        "status": Status.QUEUED,
+        "place": None,
+        "server": None,
+        "refusals": refusals,
+    }
 
 
 def _absent(job: Job, process: Process, now: datetime) -> Changes:
@@ -133,6 +140,7 @@ def lost(job: Job, now: datetime, what: str = "the job") -> Changes:
         "remote_id": None,
         "started_at": None,
         "attempts": 0,
+        "refusals": 0,
         "losses": losses,
         "wanted": (),
         "note": f"ComfyUI was restarted and lost {what}; queued again ({losses} of at most {MAX_LOSSES} times).",
@@ -156,4 +164,5 @@ def _ran(job: Job, look: Look, now: datetime, folder: str, max_files: int) -> Ch
 
 
 def ended(status: Status, now: datetime, failure: Failure | None = None) -> Changes:
-    return {"stage": Stage.ENDED, "status": status, "completed_at": now, "error": failure}
+    """An ended job wants nothing more: texts of ComfyUI's would else stay in its row for ever."""
+    return {"stage": Stage.ENDED, "status": status, "completed_at": now, "error": failure, "wanted": ()}
