@@ -211,12 +211,27 @@ def test_what_stands_around_ssh_is_named() -> None:
         ("ssh h -o Port=", "needs a value"),
         ("sshpass -p secret ssh h", "password"),
         ("ssh " + "h" * MAX_LINE, "longer than"),
+        ("ssh \N{EN DASH}p 13273 root@h", "typographic dash"),
+        ("ssh root@h \N{EM DASH}L 18188:localhost:18188", "typographic dash"),
+        ("ssh -o \u201cPort=5\u201d h", "typographic quotes"),
+        ("\u2018ssh root@h\u2019", "typographic quotes"),
+        ("ssh root@h\N{EN DASH}x", "cannot be the name of a host"),
+        ("ssh root@" + "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 64, "cannot be the name of a host"),
+        ("ssh root:secret@h", "'root' is followed by a colon"),
+        ("ssh ssh://root:secret@h:22", "'root' is followed by a colon"),
+        ("ssh -l root:secret h", "'root' is followed by a colon"),
+        ("ssh -J root:secret@g h", "'root' is followed by a colon"),
     ],
 )
 def test_what_cannot_be_understood_is_a_usage_error_with_a_hint(line: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         parse(line)
     assert caught.value.hint
+    assert "secret" not in str(caught.value)
+
+
+def test_a_name_beyond_ascii_is_a_host_if_it_can_be_looked_up() -> None:
+    assert parse("ssh root@b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example").host.startswith("b")
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,9 @@ def parse(line: str) -> SshLine:
 _PROMPT = re.compile(r"\A\s*(?:- cmd:|: \d+:\d+;|\d+\*?\s)")
 _PREFIXES = {"$", "%", "#", ">", "exec", "nohup", "env", "command", "time"}
 _OPERATOR = set("();<>|&")
+# what word processors, chats and web pages make of - and of quotes
+_TYPOGRAPHIC_DASHES = set("\u2010\u2011\u2012\u2013\u2014\u2015\u2212")
+_TYPOGRAPHIC_QUOTES = set("\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb")
 _INTERVAL = re.compile(r"(\d{1,6})([smhdw]?)", re.IGNORECASE)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -281,6 +284,10 @@ def _words(line: str, left_out: list[LeftOut]) -> list[str]:
     for word in words:
         if not word.isprintable():
             raise UsageError(f"The command line holds control characters: {word!r}.", hint="Type it anew.")
+        if word[:1] in _TYPOGRAPHIC_DASHES:
+            raise UsageError(f"The line holds a typographic dash: {word!r}.", hint="Type it with -.")
+        if word[:1] in _TYPOGRAPHIC_QUOTES or word[-1:] in _TYPOGRAPHIC_QUOTES:
+            raise UsageError(f"The line holds typographic quotes: {word!r}.", hint="Type them as ' or \".")
     start = next((at for at, word in enumerate(words) if _is_program(word)), None)
     if start is None:
         if not words or not (words[0].lower().startswith("ssh://") or "@" in words[0]):

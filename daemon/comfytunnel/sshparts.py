@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from comfytunnel.errors import UsageError
@@ -143,6 +144,11 @@ def check_host(host: str) -> str:
         or _PATTERN.search(host)
     ):
         raise UsageError(f"{host!r} cannot be the name of a host.", hint=EXAMPLE)
+    if not host.isascii() and not _is_international(host):
+        raise UsageError(
+            f"{host!r} cannot be the name of a host: not all of it are letters and digits.",
+            hint="Type it anew, with plain - and quotes.",
+        )
     if ":" in host and not _is_ipv6(host):
         name, _, port = host.rpartition(":")
         raise UsageError(
@@ -164,6 +170,11 @@ def check_jump(hops: str) -> str:
 
 def check_user(user: str) -> str:
     """Return a user name that is safe to hand on, else UsageError."""
+    if ":" in user:  # not shown: what follows may well be a password
+        raise UsageError(
+            f"The user {user.partition(':')[0]!r} is followed by a colon, as if by a password.",
+            hint="Only keys are used: write user@host, and -i KEY where it is not the usual one.",
+        )
     if not user or user.startswith("-") or not user.isprintable() or _UNSAFE.search(user):
         raise UsageError(f"{user!r} cannot be the name of a user.", hint=EXAMPLE)
     return user
@@ -204,6 +215,17 @@ def _is_ipv6(text: str) -> bool:
         return ipaddress.ip_address(text).version == 6
     except ValueError:
         return False
+
+
+def _is_international(host: str) -> bool:
+    """Return whether a name beyond ASCII can be looked up: letters, marks and digits that IDNA knows, between ASCII signs."""
+    if any(not char.isascii() and unicodedata.category(char)[0] not in "LMN" for char in host):
+        return False
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _bracket(host: str) -> str:
