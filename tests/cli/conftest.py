@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,3 +78,51 @@ def cli(api: Api, tmp_path: Path) -> Cli:
 def alone(short: Path) -> Cli:
     """The command line without a daemon."""
     return Cli(short, short / "none.sock")
+
+
+class Terminal:
+    """A pseudo-terminal with `comfytunnel` on it: what it shows, and a keyboard."""
+
+    def __init__(self, screen: int) -> None:
+        self._screen = screen
+        self.shown = ""
+
+    async def until(self, words: str) -> str:
+        loop = asyncio.get_running_loop()
+        while words not in self.shown:
+            self.shown += (await loop.run_in_executor(None, os.read, self._screen, 4096)).decode(
+                errors="replace"
+            )
+        return self.shown
+
+    def type(self, keys: str) -> None:
+        os.write(self._screen, keys.encode())
+
+
+@contextlib.asynccontextmanager
+async def on_terminal(
+    cli: Cli, *args: str, whole: bool = False
+) -> AsyncIterator[tuple[Terminal, asyncio.subprocess.Process]]:
+    """Start a command on a terminal; stdout is a pipe, or with `whole` the terminal, too. Ctrl-C can be typed."""
+    screen, inside = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "comfytunnel",
+        *args,
+        stdin=inside,
+        stdout=inside if whole else subprocess.PIPE,
+        stderr=inside,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        env={**cli.environ, "TERM": "xterm"},
+        cwd=cli.folder,
+    )
+    os.close(inside)
+    try:
+        yield Terminal(screen), process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+        os.close(screen)

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import pty
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +13,7 @@ from comfytunnel import wire
 from comfytunnel.cli.progress import LineView
 from comfytunnel.jobs.model import Failure, LiveProgress, Stage, Status
 from tests.api.conftest import WORKFLOW, Api, serving
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, on_terminal
 
 
 @pytest.fixture
@@ -152,49 +146,6 @@ async def test_ctrl_c_without_a_terminal_leaves_the_job_running(api: Api, cli: C
 async def until_watched(api: Api) -> None:
     while not api.context.streams:  # noqa: ASYNC110 - nothing rings when a stream opens; the fixture holds the deadline
         await asyncio.sleep(0.01)
-
-
-class Terminal:
-    """A pseudo-terminal with `comfytunnel` on it: what it shows, and a keyboard."""
-
-    def __init__(self, screen: int) -> None:
-        self._screen = screen
-        self.shown = ""
-
-    async def until(self, words: str) -> str:
-        loop = asyncio.get_running_loop()
-        while words not in self.shown:
-            self.shown += (await loop.run_in_executor(None, os.read, self._screen, 4096)).decode(
-                errors="replace"
-            )
-        return self.shown
-
-    def type(self, keys: str) -> None:
-        os.write(self._screen, keys.encode())
-
-
-@contextlib.asynccontextmanager
-async def on_terminal(cli: Cli, *args: str) -> AsyncIterator[tuple[Terminal, asyncio.subprocess.Process]]:
-    screen, inside = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "comfytunnel",
-        *args,
-        stdin=inside,
-        stdout=subprocess.PIPE,
-        stderr=inside,
-        env={**cli.environ, "TERM": "xterm"},
-        cwd=cli.folder,
-    )
-    os.close(inside)
-    try:
-        yield Terminal(screen), process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-        os.close(screen)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ class Person:
         self.heard: list[str] = []
         self.asked: list[str] = []
         self.looked: list[TunnelConfig] = []
-        self.daemon_runs = True
+        self.daemon_reads: str | None = str(path)
 
     def _ask(self, question: str) -> bool:
         self.asked.append(question)
@@ -50,16 +50,14 @@ class Person:
     def setup(self, line: str, **options: Any) -> SetupResult:
         ask: Callable[[str], bool] | None = None if self.answer is None else self._ask
         look = options.pop("look", self._look)
-        return asyncio.run(
-            run_setup(
-                line,
-                config_path=self.path,
-                ask=ask,
-                say=self.heard.append,
-                look=look,
-                tell_daemon=lambda: self.daemon_runs,
-                **options,
-            )
+        return run_setup(
+            line,
+            config_path=self.path,
+            ask=ask,
+            say=self.heard.append,
+            look=look,
+            tell_daemon=lambda _path: self.daemon_reads,
+            **options,
         )
 
     @property
@@ -278,6 +276,8 @@ def test_the_same_again_is_nothing_to_do(path: Path) -> None:
     result = person.setup(ISSUE)
     assert (path.read_text(), result.changed, backups(path)) == (before, False, [])
     assert "Nothing to do" in person.text
+    assert result.host_key == NEW_KEY
+    assert "SHA256:abc" in person.text  # the key may be another one although the line is the same
 
 
 def test_the_same_in_another_form_is_nothing_to_do(path: Path) -> None:
@@ -327,10 +327,13 @@ def test_a_broken_config_is_explained_and_never_destroyed(path: Path, broken: st
         with pytest.raises(UsageError, match="Nothing was written"):
             person.setup(VAST)
         assert "cannot be used as it is" in person.text
+        assert "A new file would replace it" in person.text
         assert (path.read_text(), backups(path)) == (broken, [])
-    result = Person(path, answer=True).setup(VAST)
+    agreed = Person(path, answer=True)
+    result = agreed.setup(VAST)
     assert result.backup is not None
     assert result.backup.read_text() == broken
+    assert f"the broken file that it replaces is in {result.backup}." in agreed.text
     assert config.load(path).tunnels["default"].host == "ssh2.vast.ai"
 
 
@@ -377,13 +380,25 @@ def test_yes_is_consent_to_a_proxy_command_and_one_that_is_there_is_not_asked_fo
         (NEW_KEY, "ssh-ed25519 SHA256:abc (first use"),
         (HostKeyLook("SHA256:abc", "ssh-ed25519", "known"), "SHA256:abc (known)"),
         (HostKeyLook("SHA256:abc", "ssh-ed25519", "changed"), "is NOT the one in"),
-        (HostKeyLook("", "", "unreachable", "refused\x1b[2J"), "not seen, refused\\x1b[2J. The instance may"),
+        (
+            HostKeyLook("", "", "unreachable", "Refused\x1b[2J.", True),
+            "seen, refused\\x1b[2J. The instance may",
+        ),
+        (
+            HostKeyLook("", "", "unreachable", "[Errno -2] Name or service not known"),
+            "seen, name or service not known.",
+        ),
+        (
+            HostKeyLook("SHA256:abc", "ssh-ed25519", "changed", "It is marked as revoked."),
+            "  It is marked as",
+        ),
     ],
 )
 def test_the_host_key_is_shown_and_never_stops_the_setup(path: Path, key: HostKeyLook, words: str) -> None:
     person = Person(path, key=key)
     assert person.setup(VAST).host_key == key
     assert words in person.text
+    assert ("still be starting" in person.text) is key.may_be_starting
     assert "\x1b" not in person.text
     assert person.tunnel.host == "ssh2.vast.ai"
 
@@ -406,9 +421,17 @@ def test_it_says_whether_a_daemon_took_it_up(path: Path) -> None:
     person = Person(path)
     person.setup(VAST)
     assert person.heard[-1] == "The running daemon has taken it up."
-    person.daemon_runs = False
+    person.daemon_reads = None
     person.setup("ssh other", yes=True)
     assert "comfytunnel daemon" in person.heard[-1]
+
+
+def test_a_daemon_that_reads_another_file_has_not_taken_it_up(path: Path) -> None:
+    person = Person(path)
+    person.daemon_reads = "/else where/c.toml"
+    assert person.setup(VAST).taken_up is False
+    assert "reads another file, /else where/c.toml" in person.text
+    assert "COMFYTUNNEL_CONFIG='/else where/c.toml'" in person.heard[-1]
 
 
 def test_json_says_nothing_asks_nothing_and_returns_it_all(path: Path) -> None:
@@ -467,6 +490,12 @@ def test_a_relative_key_is_meant_from_where_the_person_stands(
     person = Person(path)
     person.setup("ssh -i key h")
     assert person.tunnel.identity_files == (tmp_path / "key",)
+
+
+def test_a_key_that_does_not_exist_is_a_note_and_no_error(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    result = Person(path).setup(f"ssh -i {tmp_path}/there -i /nonexist/key h")
+    assert (result.changed, result.notes) == (True, ("The key /nonexist/key does not exist (yet).",))
 
 
 LINES = st.lists(

@@ -97,7 +97,9 @@ def daemon(
     raise typer.Exit(code)
 
 
-app.command()(setups.setup)
+app.command(context_settings={"ignore_unknown_options": True})(
+    setups.setup
+)  # an ssh line may stand without quotes
 
 
 @app.command()

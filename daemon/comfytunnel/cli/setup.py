@@ -10,6 +10,7 @@ import asyncio
 import difflib
 import os
 import re
+import shlex
 import tempfile
 import tomllib
 from collections.abc import Awaitable, Callable
@@ -20,21 +21,25 @@ from typing import Any, Literal
 
 from comfytunnel import config, sshline
 from comfytunnel.cli.setupplan import Plan, new_text, plan, said_before
-from comfytunnel.errors import ConfigError, StateError, UsageError
+from comfytunnel.errors import ConfigError, Error, StateError, UsageError
 from comfytunnel.paths import make_private_folder
 from comfytunnel.sshline import LeftOut
 
+_ERRNO = re.compile(r"\[Errno -?\d+\] ")  # how Python begins the words of the system
+STOPPED = "Stopped; nothing was written."
 LOOK_SECONDS = 20.0  # for the host key; a little more than a slow relay needs to answer
 
 
 @dataclass(frozen=True, slots=True)
 class HostKeyLook:
-    """The key that the far side shows, beside known_hosts. `detail` says why it could not be seen."""
+    """The key that the far side shows, beside known_hosts. `detail` says why it could not be seen;
+    `may_be_starting`: that is what an instance does that is not ready yet."""
 
     fingerprint: str
     algorithm: str
     status: Literal["known", "new", "changed", "unreachable"]
     detail: str = ""
+    may_be_starting: bool = False
 
 
 Look = Callable[[config.TunnelConfig], Awaitable[HostKeyLook]]
@@ -76,7 +81,7 @@ class SetupResult:
         }
 
 
-async def run_setup(
+def run_setup(
     line: str,
     *,
     config_path: Path,
@@ -89,14 +94,16 @@ async def run_setup(
     ask: Callable[[str], bool] | None = None,
     say: Callable[[str], None],
     look: Look,
-    tell_daemon: Callable[[], bool],
+    tell_daemon: Callable[[Path], str | None],
 ) -> SetupResult:
     """Write the tunnel that the ssh command line describes into the config.
 
     `yes` agrees to everything that is shown. With `json` nothing is said and nothing asked. `look` connects to the host for its
-    key (given LOOK_SECONDS), `tell_daemon` returns True if a running daemon has taken the config up.
+    key (given LOOK_SECONDS, in a loop of its own), `tell_daemon` has a running daemon take this config up, and returns the path of the
+    config that the daemon reads, or None if none runs.
     UsageError: the line cannot be used, or a question would have to be asked and nobody is there; ConfigError: the result would
     not be a config; RefusedError, StateError: the folder or the file cannot be written. In each case nothing has been written.
+    Ctrl-C before the file is written is an Error, too: everything but the look runs outside a loop, so it ends a question at once.
     """
     if json:
         say, ask = _silent, None
@@ -117,20 +124,25 @@ async def run_setup(
     text = new_text(base, tunnel, made.values)
     parsed = config.parse(text, config_path)
     new = parsed.tunnels[tunnel]
+    made.notes += [
+        f"The key {file} does not exist (yet)." for file in new.identity_files if not _exists(file)
+    ]
     for item in made.left_out:
         say(f"Left out  {_visible(str(item))}")
     for note in made.notes:
         say(_visible(note))
     left_out, notes = tuple(made.left_out), tuple(made.notes)
     if base is not None and tunnel in tables and config.parse(base, config_path).tunnels[tunnel] == new:
+        key = _look(look, new)
+        _say_key(key, new, say)
         say(f"Nothing to do: tunnel {tunnel} in {config_path} says this already.")
-        return SetupResult(config_path, tunnel, False, left_out, notes)
+        return SetupResult(config_path, tunnel, False, left_out, notes, host_key=key)
     if old is not None and not yes and ask is None:
         raise UsageError(
             f"{config_path} exists and there is no terminal to ask whether it may be changed; nothing was written.",
             hint="Say --yes to agree.",
         )
-    key = await _look(look, new)
+    key = _look(look, new)
     _say_key(key, new, say)
     diff = _diff(old or "", text, config_path)
     say(diff)
@@ -138,12 +150,17 @@ async def run_setup(
         say("Nothing was written.")
         return SetupResult(config_path, tunnel, False, left_out, notes, diff, host_key=key)
     backup = _put(config_path, old, text, datetime.now().astimezone())
-    say(f"Wrote {config_path}" + (f", what was there is in {backup}." if backup else "."))
-    taken_up = tell_daemon()
+    before = "the broken file that it replaces" if old is not None and base is None else "what was there"
+    say(f"Wrote {config_path}" + (f", {before} is in {backup}." if backup else "."))
+    reads = tell_daemon(config_path)
+    taken_up = reads is not None and _same(Path(reads), config_path)
     if taken_up:
         say("The running daemon has taken it up.")
-    else:
+    elif reads is None:
         say("No daemon is running; it will be used at the next start: comfytunnel daemon")
+    else:
+        say(f"The running daemon reads another file, {_visible(reads)}, and has not taken it up.")
+        say(f"  For that file: COMFYTUNNEL_CONFIG={_visible(shlex.quote(reads))} comfytunnel setup ...")
     return SetupResult(config_path, tunnel, True, left_out, notes, diff, backup, key, taken_up)
 
 
@@ -180,6 +197,7 @@ def _sound(
         say(f"{path} cannot be used as it is:")
         for problem in error.problems:
             say(f"  {_visible(str(problem))}")
+        say(f"A new file would replace it, and it would be kept beside that as {path.name}.bak-TIME.")
         if yes or (ask and ask("Keep it as a backup and write a new one?")):
             return None
         raise UsageError(
@@ -224,12 +242,17 @@ def _agree_to_command(
     made.left_out.append(LeftOut(f"ProxyCommand {command}", why))
 
 
-async def _look(look: Look, tunnel: config.TunnelConfig) -> HostKeyLook:
-    try:
+def _look(look: Look, tunnel: config.TunnelConfig) -> HostKeyLook:
+    async def looking() -> HostKeyLook:
         async with asyncio.timeout(LOOK_SECONDS):
             return await look(tunnel)
+
+    try:
+        return asyncio.run(looking())
+    except KeyboardInterrupt:
+        raise Error(STOPPED) from None
     except TimeoutError:
-        return HostKeyLook("", "", "unreachable", f"no answer in {LOOK_SECONDS:.0f} s")
+        return HostKeyLook("", "", "unreachable", f"no answer in {LOOK_SECONDS:.0f} s", may_be_starting=True)
 
 
 def _say_key(key: HostKeyLook, tunnel: config.TunnelConfig, say: Callable[[str], None]) -> None:
@@ -252,9 +275,19 @@ def _say_key(key: HostKeyLook, tunnel: config.TunnelConfig, say: Callable[[str],
             name = tunnel.host if tunnel.port in (None, 22) else f"[{tunnel.host}]:{tunnel.port}"
             say(f"  If you expect it: ssh-keygen -R '{name}' -f {tunnel.known_hosts}")
         case "unreachable":
-            say(
-                f"Host key of {tunnel.host}: not seen, {_visible(key.detail)}. The instance may still be starting."
-            )
+            why = _ERRNO.sub("", _visible(key.detail)).rstrip(". ")
+            starting = " The instance may still be starting." if key.may_be_starting else ""
+            say(f"Host key of {tunnel.host}: not seen, {why[:1].lower()}{why[1:]}.{starting}")
+    if key.status != "unreachable" and key.detail:
+        say(f"  {_visible(key.detail)}")
+
+
+def _exists(file: Path) -> bool:
+    return os.access(file.expanduser(), os.F_OK)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
 
 
 def _diff(old: str, new: str, path: Path) -> str:
