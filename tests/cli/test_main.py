@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -19,8 +20,8 @@ from comfytunnel import wire
 from comfytunnel.cli.exits import CODES, exit_code
 from comfytunnel.cli.render import queued_text
 from comfytunnel.errors import Error, RemoteError, StateError, WorkflowError
-from comfytunnel.jobs.model import Failure, Stage, Status
-from tests.api.conftest import WORKFLOW, Api, a_tunnel
+from comfytunnel.jobs.model import Failure, Stage, Status, Waits
+from tests.api.conftest import STARTED, WORKFLOW, Api, a_tunnel
 from tests.cli.conftest import Cli
 
 
@@ -35,7 +36,6 @@ def test_every_exit_code_of_the_contract_has_its_errors() -> None:
     "command",
     [
         "status",
-        "status --json",
         "wait",
         "up",
         "events",
@@ -50,6 +50,30 @@ async def test_without_a_daemon_every_command_says_how_to_start_one(alone: Cli, 
     ran = await alone(*command.split(), stdin="{}")
     assert (ran.code, ran.out) == (3, "")
     assert re.fullmatch(r"error: No daemon listens on .*\n  .*comfytunnel daemon.*\n", ran.err)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "kind"),
+    [
+        ("status --json", 3, "not_running"),
+        ("jobs --json", 3, "not_running"),
+        ("run --json none.json", 2, "invalid_request"),
+        ("config show --json none.toml", 2, "config_error"),
+    ],
+)
+async def test_with_json_an_error_is_json_too(alone: Cli, command: str, code: int, kind: str) -> None:
+    ran = await alone(*command.split())
+    assert (ran.code, ran.err) == (code, "")
+    error = json.loads(ran.out)["error"]
+    assert error["code"] == kind
+    assert error["details"]["hint"]
+
+
+async def test_a_socket_path_too_long_is_a_usage_error(alone: Cli) -> None:
+    alone.environ["COMFYTUNNEL_SOCKET"] = f"/tmp/{'x' * 120}"
+    ran = await alone("status")
+    assert ran.code == 2
+    assert "bytes long" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -87,6 +111,30 @@ async def test_status_is_one_screen_with_state_why_and_next(api: Api, cli: Cli) 
         assert part in ran.out
     assert "127.0.0.1:18188" in ran.out
     assert "ssh2.vast.ai:13273" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("phase", "shown"), [("up", True), ("doubtful", True), ("down", False), ("waiting", False)]
+)
+async def test_a_round_trip_is_shown_only_of_a_link_that_is_there(
+    api: Api, cli: Cli, phase: str, shown: bool
+) -> None:
+    api.tunnels.known["default"] = a_tunnel(phase=phase, rtt_ms=12.5)
+    assert ("(12 ms)" in (await cli("status")).out) is shown
+
+
+async def test_a_running_job_that_cannot_go_on_says_why_wherever_it_is_shown(
+    api: Api, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Waits("disk_full", "The disk is full.", "Make room.", STARTED)
+    monkeypatch.setattr(api.scheduler, "waits_for", lambda _job: full)
+    job_id = await api.submit()
+    await api.scheduler.start(job_id)
+    for command in (["status"], ["jobs", "show", job_id]):
+        ran = await cli(*command)
+        assert "The disk is full." in ran.out
+        assert "Make room." in ran.out
+    assert "The disk is full." in (await cli("jobs")).out
 
 
 async def test_status_json_is_the_api_answer(api: Api, cli: Cli) -> None:
@@ -147,6 +195,60 @@ async def test_wait_is_done_failed_in_time_or_unknown(api: Api, cli: Cli) -> Non
     assert (await cli("wait", "nope")).code == 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "way_out"),
+    [
+        ({"phase": "down"}, "comfytunnel up default"),
+        (
+            {"phase": "halted", "cause": wire.Cause("host_key_changed", "Another key.", "Compare it.")},
+            "Compare it.",
+        ),
+    ],
+)
+async def test_wait_ends_at_once_where_it_would_wait_for_the_person_unless_there_is_a_time(
+    api: Api, cli: Cli, changes: dict[str, Any], way_out: str
+) -> None:
+    api.tunnels.set("default", **changes)
+    ran = await cli("wait")
+    assert ran.code == 1
+    assert "Nothing to wait for: default: " in ran.err
+    assert way_out in ran.err
+    ran = await cli("wait", "--timeout", "0.3")
+    assert ran.code == 4
+    assert f"Not serving after 0.3 s: default: {changes['phase']}" in ran.err
+    assert way_out in ran.err
+    api.tunnels.known["other"] = a_tunnel()
+    assert (await cli("wait")).code == 0
+
+
+async def test_events_say_a_state_once(api: Api, cli: Cli) -> None:
+    """A job that changes in what no line shows is not told again; programs get every change."""
+    async with cli.running("events") as process:
+        assert process.stdout is not None
+        await process.stdout.readline()
+        job_id = await api.submit()
+        assert b"the link is connecting" in await process.stdout.readline()
+        await api.scheduler.move(job_id, Stage.WAITING, note="changed")
+        await api.scheduler.cancel(job_id)
+        assert b"canceled" in await process.stdout.readline()
+
+
+async def test_events_say_that_a_killed_daemon_has_stopped(short: Path) -> None:
+    """A daemon that dies in the middle of the stream, without an end of it."""
+    alone = Cli(short, short / "s")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n: hi\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_unix_server(answer, short / "s"):
+        ran = await alone("events")
+    assert ran.code == 3
+    assert "error: The daemon has stopped." in ran.err
+
+
 async def test_events_are_lines_or_json_and_the_end_of_the_daemon_is_exit_3(api: Api, cli: Cli) -> None:
     async with cli.running("events") as plain, cli.running("events", "--json") as exact:
         assert plain.stdout is not None
@@ -170,6 +272,9 @@ async def test_ctrl_c_is_how_events_end(api: Api, cli: Cli) -> None:
 
 async def test_jobs_are_listed_shown_and_canceled(api: Api, cli: Cli) -> None:
     first, second = await api.submit(comfytunnel={"label": "one"}), await api.submit()
+    listed = json.loads((await cli("jobs", "--json")).out)
+    assert listed == json.loads((await cli("jobs", "list", "--json")).out)
+    assert [job["id"] for job in listed["jobs"]] == [second, first]
     lines = (await cli("jobs")).out.splitlines()
     assert [line.split()[0] for line in lines] == [second, first]
     assert "one" in lines[1]
@@ -224,7 +329,7 @@ async def test_config_show_hides_the_token_and_path_says_where(alone: Cli) -> No
 
 async def test_config_reload_says_what_changed_or_what_is_wrong(api: Api, cli: Cli) -> None:
     ran = await cli("config", "reload")
-    assert (ran.code, ran.out.splitlines()[0]) == (0, 'reloaded = "config.toml"')
+    assert (ran.code, ran.out) == (0, "reloaded config.toml: the tunnels are as they were\n")
     assert json.loads((await cli("config", "reload", "--json")).out)["added"] == []
 
 
@@ -246,7 +351,9 @@ def test_a_light_command_imports_nothing_heavy() -> None:
         "with contextlib.suppress(SystemExit): main()\n"
         f"print([m for m in {heavy!r} if m in sys.modules])"
     )
-    measured = {name for name in os.environ if name.startswith("COVERAGE_")}  # coverage itself imports some of them
+    measured = {
+        name for name in os.environ if name.startswith("COVERAGE_")
+    }  # coverage itself imports some of them
     environ = {name: value for name, value in os.environ.items() if name not in measured}
     environ["COMFYTUNNEL_SOCKET"] = "/nonexistent"
     done = subprocess.run(

@@ -92,11 +92,12 @@ async def test_a_failed_job_is_exit_1_with_node_class_and_the_end_of_the_trace(
     trace = "\n".join(f"line {number}" for number in range(50))
     running = asyncio.create_task(cli("run", workflow))
     job_id = await next_job(api)
-    failure = Failure("node_execution_error", "CUDA out of memory", "2", "SaveImage", trace)
+    failure = Failure("node_execution_error", "Not found.: CUDA out of memory", "2", "SaveImage", trace)
     await api.scheduler.move(job_id, Stage.ENDED, status=Status.FAILED, error=failure)
     ran = await running
     assert (ran.code, ran.out) == (1, "")
-    assert "failed in node 2 (SaveImage): CUDA out of memory" in ran.err
+    assert "failed in node 2 (SaveImage): Not found: CUDA out of memory" in ran.err
+    assert ran.err.count("failed") == 1
     assert "line 49" in ran.err
     assert "line 37" not in ran.err
     assert "Traceback" not in ran.err
@@ -121,6 +122,14 @@ async def test_a_bad_workflow_is_exit_2_and_leaves_no_job(api: Api, cli: Cli, te
     assert words in ran.err
     assert "Traceback" not in ran.err
     assert api.store.revision.value == 0
+
+
+async def test_a_picture_in_the_place_of_a_workflow_is_said_in_words(alone: Cli) -> None:
+    (alone.folder / "w.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    ran = await alone("run", "w.png")
+    assert ran.code == 2
+    assert "w.png is no JSON: it is not even text." in ran.err
+    assert "Export (API)" in ran.err
 
 
 async def test_a_missing_file_or_an_impossible_folder_is_exit_2(api: Api, cli: Cli, workflow: str) -> None:
@@ -199,6 +208,21 @@ async def test_a_restart_of_the_daemon_does_not_end_the_view(
         await finish(second, tmp_path / "kept")
         ran = await asyncio.wait_for(running, 15)
     assert (ran.code, ran.out) == (0, f"{tmp_path}/kept/pic.png\n")
+
+
+async def test_run_says_once_that_the_daemon_is_away(short: Path, tmp_path: Path, workflow: str) -> None:
+    async with serving(short) as first, Cli(tmp_path, first.path).running("run", workflow) as process:
+        assert process.stderr is not None
+        await next_job(first)
+        await until_watched(first)
+        await first.server.__aexit__(None, None, None)
+        said = ""
+        while "away" not in said:
+            said = (await process.stderr.readline()).decode()
+        assert said == "the daemon is away, waiting for it (the job is on disk)\n"
+        process.send_signal(signal.SIGINT)
+        _, rest = await process.communicate()
+    assert b"away" not in rest
 
 
 async def test_jobs_wait_has_a_deadline_and_the_job_stays(api: Api, cli: Cli) -> None:

@@ -70,8 +70,11 @@ def reload(as_json: AsJson = False) -> None:
     if as_json:
         exits.tell(render.json_text(answer, indent=2))
         return
-    for name, value in _dotted("", answer):
-        exits.tell(printable(f"{name} = {render.json_text(value)}"))
+    changes = [
+        f"{what} {', '.join(answer[what])}" for what in ("added", "removed", "changed") if answer.get(what)
+    ]
+    text = "; ".join(changes) or "the tunnels are as they were"
+    exits.tell(printable(f"reloaded {answer.get('reloaded')}: {text}"))
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from comfytunnel import wire
+from comfytunnel.cli.render import json_text
 from comfytunnel.errors import (
     ConfigError,
     Error,
@@ -37,9 +39,17 @@ def exit_code(error: Error) -> int:
     return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), FAILED)
 
 
-def complain(error: Error) -> int:
-    """Write the error and its hint to stderr and return the exit code. Every mistake of a config gets a line."""
-    if isinstance(error, ConfigError) and len(error.problems) > 1:
+def complain(error: Error, *, as_json: bool = False) -> int:
+    """Write the error and its hint to stderr and return the exit code. Every mistake of a config gets a line.
+
+    With `as_json` it is the API's envelope instead, one line on stdout, where a program reads.
+    """
+    if as_json:
+        details = {**error.details, **({"hint": error.hint} if error.hint else {})}
+        if isinstance(error, ConfigError):
+            details |= {"source": error.source, "problems": error.problems}
+        tell(json_text(wire.ErrorEnvelope(wire.ErrorBody(error.code_on_wire, error.message, details))))
+    elif isinstance(error, ConfigError) and len(error.problems) > 1:
         say(f"error: {error.source or 'the config'} has {len(error.problems)} mistakes:")
         for problem in error.problems:
             say(f"  {problem.path}: {problem.message}" if problem.path else f"  {problem.message}")

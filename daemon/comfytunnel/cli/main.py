@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from comfytunnel import __version__, paths, wire
-from comfytunnel.cli import configs, exits, render, setups
+from comfytunnel.cli import configs, exits, jobs, render, setups
+from comfytunnel.cli.jobs import AsJson, Folder, Timeout, now
 from comfytunnel.client import Client
 from comfytunnel.errors import Error, NotRunningError, TimedOutError, UsageError
 
@@ -28,32 +28,26 @@ app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
 )
-jobs_app = typer.Typer(help="Look at jobs and act on them.", rich_markup_mode=None)
-app.add_typer(jobs_app, name="jobs")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(configs.app, name="config")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TunnelName = Annotated[
     str | None, typer.Argument(metavar="[NAME]", help="The tunnel; needed if there are several.")
 ]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 Workflow = Annotated[
     str, typer.Argument(metavar="WORKFLOW.json", help="A workflow in API format; - reads stdin.")
-]
-Folder = Annotated[
-    Path | None,
-    typer.Option("-o", "--output", metavar="DIR", help="Copy the files here; nothing is overwritten."),
 ]
 OnTunnel = Annotated[
     str | None, typer.Option("--tunnel", metavar="NAME", help="Run it there; otherwise anywhere.")
 ]
 Label = Annotated[str | None, typer.Option("--label", help="A name for the job, for you to find it by.")]
 Priority = Annotated[int, typer.Option("--priority", min=-1000, max=1000, help="Higher runs earlier.")]
-Timeout = Annotated[
-    float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="Give up after so long (exit 4).")
-]
+NEEDS_YOU = frozenset({"down", "halted"})  # phases that no waiting ends
 START_PATIENCE = 3.0  # seconds that `wait` gives a daemon to appear; it takes half a second
 START_LOOK = 0.1  # seconds between two looks for it
+STUCK_SHOWN = (
+    20  # running jobs that `status` looks at; there is one for each tunnel, and a few that are being fetched
+)
 REDRAW = 1.0  # seconds between two looks of `status --watch`
 
 
@@ -62,11 +56,7 @@ def main() -> None:
     try:
         app(prog_name="comfytunnel")
     except Error as error:
-        sys.exit(exits.complain(error))
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
+        sys.exit(exits.complain(error, as_json="--json" in sys.argv[1:]))
 
 
 @app.callback(invoke_without_command=True)
@@ -121,11 +111,17 @@ def status(
     client = Client()
     if not watch:
         found = client.status()
-        exits.tell(render.json_text(found, indent=2) if as_json else render.status_text(found, now()))
+        exits.tell(render.json_text(found, indent=2) if as_json else _screen(client, found))
     elif as_json or not sys.stdout.isatty():
         _follow_events(client, as_json)
     else:
         _watch_status(client)
+
+
+def _screen(client: Client, found: wire.Status) -> str:
+    """Return the screen; a running job that cannot go on (a full disk) stands there with its reason, a queued one has its tunnel's."""
+    stuck = client.jobs(status="running", limit=STUCK_SHOWN).jobs if found.jobs.running else []
+    return render.status_text(found, now(), stuck)
 
 
 def _watch_status(client: Client) -> None:
@@ -133,7 +129,7 @@ def _watch_status(client: Client) -> None:
     client.status()  # no daemon at all is an error, not a screen
     while True:
         try:
-            screen = render.status_text(client.status(), now())
+            screen = _screen(client, client.status())
         except NotRunningError as error:
             screen = f"{error.message}\n  {error.hint}"
         exits.tell(f"\x1b[H\x1b[2J{screen}")
@@ -152,30 +148,52 @@ def wait(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Wait until a tunnel can be used: NAME, or any of them. A daemon that is only just starting is waited for, too."""
+    """Wait until a tunnel can be used: NAME, or any of them. A daemon that is only just starting is waited for, too.
+
+    Ends at once (exit 1) when it can only wait for you: the tunnel is down on purpose or halted. With --timeout it waits even then.
+    """
     latest: list[str] = []
+    chosen: dict[str, wire.Tunnel] = {}
 
     def told(found: wire.Status) -> None:
-        lines = [
-            render.tunnel_line(key, tunnel) for key, tunnel in found.tunnels.items() if name in (None, key)
-        ]
+        chosen.clear()
+        chosen.update((key, tunnel) for key, tunnel in found.tunnels.items() if name in (None, key))
+        lines = [render.tunnel_line(key, tunnel) for key, tunnel in chosen.items()]
         if lines != latest:
             latest[:] = lines
             for line in lines:
                 exits.say(line)
 
+    def told_on_the_way(found: wire.Status) -> None:
+        told(found)
+        if timeout is None and all(tunnel.phase in NEEDS_YOU for tunnel in chosen.values()):
+            why = found.cause.message if found.cause and not chosen else "; ".join(latest)
+            raise Error(f"Nothing to wait for: {why or 'no tunnel is configured'}", hint=_way_out(chosen))
+
     client = Client()
     try:
         _find_daemon(client, START_PATIENCE if timeout is None else min(timeout, START_PATIENCE))
-        found = client.wait(name, until=goal, timeout=timeout, told=told)
+        found = client.wait(name, until=goal, timeout=timeout, told=told_on_the_way)
     except TimedOutError as error:
+        why = "; ".join(latest)
         raise TimedOutError(
-            f"Not {goal} after {timeout:g} s.", hint="`comfytunnel status` says why."
+            f"Not {goal} after {timeout:g} s{f': {why}' if why else '.'}",
+            hint=_way_out(chosen) or "`comfytunnel status` says why.",
         ) from error
     if as_json:
         exits.tell(render.json_text(found, indent=2))
     else:
         told(found)
+
+
+def _way_out(tunnels: dict[str, wire.Tunnel]) -> str:
+    """Return what a person can do for the first of these tunnels, "" if nothing is known."""
+    for name, tunnel in tunnels.items():
+        if tunnel.phase == "down":
+            return f"Bring it up: comfytunnel up {name}"
+        if tunnel.cause is not None and tunnel.cause.hint:
+            return tunnel.cause.hint
+    return "" if tunnels else "Run: comfytunnel setup 'ssh -p ...'"
 
 
 def _find_daemon(client: Client, seconds: float) -> None:
@@ -239,12 +257,23 @@ def events(as_json: AsJson = False) -> None:
 
 def _follow_events(client: Client, as_json: bool) -> None:
     names = {wire.Status: "status", wire.TunnelEvent: "tunnel", wire.Job: "job"}
+    told: dict[
+        tuple[str, str], str
+    ] = {}  # what was said last of each thing: not every change can be seen in a line
     try:
         for event in client.events():
+            kind = names[type(event)]
             if as_json:
-                exits.tell(render.json_text({"event": names[type(event)], "data": event}))
-            else:
-                exits.tell(render.event_line(event, now()))
+                exits.tell(render.json_text({"event": kind, "data": event}))
+                continue
+            which = event.id if isinstance(event, wire.Job) else getattr(event, "name", "")
+            text = render.event_text(event)
+            if told.get((kind, which)) == text:
+                continue
+            told[kind, which] = text
+            if isinstance(event, wire.Job) and event.status in wire.TERMINAL:
+                del told[kind, which]
+            exits.tell(f"{now().astimezone():%H:%M:%S}  {text}")
     except KeyboardInterrupt:
         return
     raise NotRunningError(
@@ -292,62 +321,3 @@ def submit(
 
     job = Client().submit(read_workflow(workflow), tunnel=tunnel, label=label, priority=priority)
     exits.tell(render.json_text(job, indent=2) if as_json else render.safe(job).id)
-
-
-@jobs_app.callback(invoke_without_command=True)
-def jobs(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        jobs_list()
-
-
-@jobs_app.command("list")
-def jobs_list(
-    status: Annotated[
-        str | None, typer.Option(metavar="STATUS", help="Only these: queued, running, failed, ...")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 20,
-    as_json: AsJson = False,
-) -> None:
-    """List jobs, the newest first."""
-    client = Client()
-    found: list[wire.Job] = []
-    cursor: str | None = None
-    while True:
-        page = client.jobs(status=status, cursor=cursor, limit=min(100, limit - len(found)))
-        found += page.jobs
-        cursor = page.next_cursor
-        if cursor is None or len(found) >= limit:
-            break
-    if as_json:
-        exits.tell(render.json_text(wire.JobList(found, cursor), indent=2))
-        return
-    for job in found:
-        exits.tell(render.job_line(job, now()))
-    if cursor is not None:
-        exits.say(f"there are more: --limit {limit * 5}")
-
-
-@jobs_app.command("show")
-def jobs_show(job_id: JobId, as_json: AsJson = False) -> None:
-    """Show all about one job."""
-    job = Client().job(job_id)
-    exits.tell(render.json_text(job, indent=2) if as_json else render.job_text(job, now()))
-
-
-@jobs_app.command("wait")
-def jobs_wait(job_id: JobId, output: Folder = None, timeout: Timeout = None, as_json: AsJson = False) -> None:
-    """Follow a job to its end and print the paths of its files."""
-    from comfytunnel.cli.run import wait_for
-
-    raise typer.Exit(wait_for(Client(), job_id, folder=output, as_json=as_json, timeout=timeout))
-
-
-@jobs_app.command("cancel")
-def jobs_cancel(
-    job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], as_json: AsJson = False
-) -> None:
-    """Cancel jobs. One that runs stops between two of its steps."""
-    client = Client()
-    for job_id in job_ids:
-        job = client.cancel(job_id)
-        exits.tell(render.json_text(job) if as_json else render.job_line(job, now()))

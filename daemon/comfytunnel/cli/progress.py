@@ -21,6 +21,9 @@ NAMES = {
 }
 
 
+_TOLD_AT_THE_END = wire.TERMINAL - {"succeeded"}  # with the reason
+
+
 class View(Protocol):
     """Shows the events of one job between `with` and its end."""
 
@@ -31,6 +34,12 @@ class View(Protocol):
     ) -> None: ...
 
     def show(self, event: JobEvent) -> None: ...
+
+    def away(self) -> None:
+        """The daemon is away, and waited for."""
+
+
+AWAY = "the daemon is away, waiting for it (the job is on disk)"
 
 
 def live_view(job: wire.Job, *, as_json: bool) -> View:
@@ -56,6 +65,9 @@ class JsonView(contextlib.AbstractContextManager["JsonView", None]):
     def show(self, event: JobEvent) -> None:
         self._write(NAMES[type(event)], event)
 
+    def away(self) -> None:
+        """Events are the daemon's own: a program sees that none come."""
+
     def _write(self, name: str, data: Any) -> None:
         tell(json_text({"event": name, "data": data}))
 
@@ -72,9 +84,12 @@ class LineView(contextlib.AbstractContextManager["LineView", None]):
     def show(self, event: JobEvent) -> None:
         if isinstance(event, wire.Progress):
             self._tell((event.current_node, int(event.value * 10)), progress_text(event))
-        elif isinstance(event, wire.StatusEvent):
+        elif isinstance(event, wire.StatusEvent) and event.status not in _TOLD_AT_THE_END:
             text = state_text(event)
             self._tell(text, text)
+
+    def away(self) -> None:
+        self._tell(AWAY, AWAY)
 
     def _tell(self, key: object, text: str) -> None:
         if key != self._last:
@@ -110,6 +125,9 @@ class BarView(contextlib.AbstractContextManager["BarView", None]):
             self._bar.update(self._task, description=progress_text(event), completed=event.value)
         elif isinstance(event, wire.StatusEvent):
             self._bar.update(self._task, description=state_text(event))
+
+    def away(self) -> None:
+        self._bar.update(self._task, description=AWAY)
 
 
 def state_text(event: wire.StatusEvent) -> str:

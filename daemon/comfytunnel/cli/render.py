@@ -7,6 +7,7 @@ machine that nobody trusts. JSON for programs is exact, with what a terminal cou
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -66,8 +67,9 @@ def json_text(value: Any, *, indent: int = 0) -> str:
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def status_text(status: wire.Status, now: datetime) -> str:
-    """Return the screen of `status`: for each tunnel its state, why, what happens next, ComfyUI and the road; then the jobs."""
+def status_text(status: wire.Status, now: datetime, stuck: Sequence[wire.Job] = ()) -> str:
+    """Return the screen of `status`: for each tunnel its state, why, what happens next, ComfyUI and the road; then the jobs, and
+    what those in `stuck` wait for."""
     status = safe(status)
     lines = [f"comfytunnel {status.version}, pid {status.pid}, running for {span(status.started_at, now)}"]
     if status.cause is not None:
@@ -76,7 +78,16 @@ def status_text(status: wire.Status, now: datetime) -> str:
         lines += ["", "  No tunnel is configured. Run: comfytunnel setup 'ssh -p ...'"]
     for name, tunnel in status.tunnels.items():
         lines += ["", *tunnel_lines(name, tunnel, now)]
-    return "\n".join([*lines, "", f"jobs       {_counts(status.jobs)}"])
+    lines += ["", f"jobs       {_counts(status.jobs)}"]
+    for job in stuck:
+        waits = waits_of(safe(job))
+        if waits is not None:
+            lines += [f"  waits    {printable(job.id)}: {waits.message}", *_hint(waits.hint, 11)]
+    return "\n".join(lines)
+
+
+def waits_of(job: wire.Job) -> wire.WaitsFor | None:
+    return job.comfytunnel.waits_for if job.comfytunnel else None
 
 
 def tunnel_lines(name: str, tunnel: wire.Tunnel, now: datetime) -> list[str]:
@@ -117,7 +128,8 @@ def _comfyui(comfyui: wire.ComfyUI) -> str:
 def _road(tunnel: wire.Tunnel) -> str:
     user = f"{tunnel.ssh.user}@" if tunnel.ssh.user else ""
     port = f":{tunnel.ssh.port}" if tunnel.ssh.port else ""
-    delay = f"  ({tunnel.rtt_ms:.0f} ms)" if tunnel.rtt_ms is not None else ""
+    measured = tunnel.rtt_ms is not None and tunnel.phase in {"up", "doubtful"}  # else it is an old link's
+    delay = f"  ({tunnel.rtt_ms:.0f} ms)" if measured else ""
     listen = ", ".join(tunnel.listen) or "not bound"
     return f"{listen} -> {user}{tunnel.ssh.host}{port} -> {tunnel.remote}{delay}"
 
@@ -140,14 +152,21 @@ def _state_of(job: wire.Job) -> str:
     if job.status == "succeeded":
         return f"  {len(job.outputs)} file{'' if len(job.outputs) == 1 else 's'}"
     if job.status == "queued":
-        return f"  {queued_text(job.queue_position, job.comfytunnel.waits_for if job.comfytunnel else None)}"
-    return f"  {progress_text(job.progress)}" if job.progress and job.status == "running" else ""
+        return f"  {queued_text(job.queue_position, waits_of(job))}"
+    if job.status in wire.TERMINAL:
+        return ""
+    waits = waits_of(job)
+    parts = [progress_text(job.progress)] if job.progress else []
+    parts += [f"waits: {waits.message}"] if waits else []
+    return f"  {'; '.join(parts)}" if parts else ""
 
 
 def job_text(job: wire.Job, now: datetime) -> str:
     """Return all there is to say of a job, over several lines."""
     job = safe(job)
     lines = [f"job        {job.id}", f"status     {job.status}{_state_of(job) if job.error is None else ''}"]
+    waits = waits_of(job)
+    lines += _hint(waits.hint, 11) if waits else []
     extra = job.comfytunnel
     for name, value in (
         ("label", extra and extra.label),
@@ -177,7 +196,8 @@ def failure_lines(error: wire.JobError, trace_lines: int = 12) -> list[str]:
     error = safe(error)
     node = f" in node {error.node_id}" if error.node_id else ""
     kind = f" ({error.class_type})" if error.class_type else ""
-    lines = [f"failed{node}{kind}: {error.message}"]
+    message = error.message.replace(".: ", ": ")  # ComfyUI ends its sentence before it says the detail
+    lines = [f"failed{node}{kind}: {message}"]
     trace = (error.traceback or "").rstrip().splitlines()
     if len(trace) > trace_lines:
         lines.append(f"    ... {len(trace) - trace_lines} lines more (--json shows them)")
@@ -197,18 +217,16 @@ def progress_text(progress: wire.Progress) -> str:
     return f"{progress.value:.0%}, node {progress.nodes_done}/{progress.nodes_total}{node}{step}"
 
 
-def event_line(event: wire.Status | wire.TunnelEvent | wire.Job, now: datetime) -> str:
-    """Return what happened, on one line with the local time."""
+def event_text(event: wire.Status | wire.TunnelEvent | wire.Job) -> str:
+    """Return what happened, on one line."""
     if isinstance(event, wire.Status):
         tunnels = (
             "; ".join(tunnel_line(name, tunnel) for name, tunnel in event.tunnels.items()) or "no tunnels"
         )
-        text = f"daemon {printable(event.version)}: {tunnels}; jobs: {_counts(event.jobs)}"
-    elif isinstance(event, wire.TunnelEvent):
-        text = tunnel_line(event.name, event.tunnel)
-    else:
-        text = f"job {printable(event.id)}: {event.status}{_state_of(safe(event))}"
-    return f"{now.astimezone():%H:%M:%S}  {text}"
+        return f"daemon {printable(event.version)}: {tunnels}; jobs: {_counts(event.jobs)}"
+    if isinstance(event, wire.TunnelEvent):
+        return tunnel_line(event.name, event.tunnel)
+    return f"job {printable(event.id)}: {printable(event.status)}{_state_of(safe(event))}"
 
 
 def span(start: datetime, end: datetime) -> str:

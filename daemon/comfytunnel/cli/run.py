@@ -42,12 +42,17 @@ def read_workflow(source: str) -> dict[str, Any]:
         raise UsageError(f"{name} is larger than {WORKFLOW_LIMIT // 2**20} MiB, the most that ComfyUI takes.")
     try:
         found = json.loads(data, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{name} is no JSON: it is not even text.",
+            hint="Is it a picture? Open that in ComfyUI, and export its workflow with Workflow > Export (API).",
+        ) from error
     except json.JSONDecodeError as error:
         raise UsageError(
             f"{name} is not JSON: {error.msg}, line {error.lineno} column {error.colno}.",
             hint="Export it from ComfyUI with Workflow > Export (API).",
         ) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, NaN, or nested for ever
+    except (ValueError, RecursionError) as error:  # NaN, or nested for ever
         raise UsageError(f"{name} is not JSON that can be sent: {error}.") from error
     if not isinstance(found, dict):
         raise UsageError(
@@ -117,7 +122,7 @@ def watch(
 
 def _follow(client: Client, job_id: str, view: View, timeout: float | None) -> wire.Job:
     with view:
-        for event in client.follow(job_id, timeout=timeout):
+        for event in client.follow(job_id, timeout=timeout, away=view.away):
             if isinstance(event, wire.Job):
                 return event
             view.show(event)
