@@ -211,7 +211,7 @@ async def test_wait_ends_at_once_where_it_would_wait_for_the_person_unless_there
     api.tunnels.set("default", **changes)
     ran = await cli("wait")
     assert ran.code == 1
-    assert "Nothing to wait for: default: " in ran.err
+    assert ran.err.startswith("error: Nothing to wait for: default: ")
     assert way_out in ran.err
     ran = await cli("wait", "--timeout", "0.3")
     assert ran.code == 4

@@ -97,9 +97,13 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running to play with.")] = False,
 ) -> None:
     """Show the whole road on this machine: a remote of our own, a daemon, one picture, one cut."""
-    from comfytunnel.demo.run import run_demo
+    try:
+        from comfytunnel.demo.run import run_demo
 
-    raise typer.Exit(run_demo(keep))
+        code = run_demo(keep)
+    except KeyboardInterrupt:  # before it listens to signals itself: nothing has begun
+        code = exits.FAILED
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -159,21 +163,18 @@ def wait(
         chosen.clear()
         chosen.update((key, tunnel) for key, tunnel in found.tunnels.items() if name in (None, key))
         lines = [render.tunnel_line(key, tunnel) for key, tunnel in chosen.items()]
+        if timeout is None and all(tunnel.phase in NEEDS_YOU for tunnel in chosen.values()):
+            why = found.cause.message if found.cause and not chosen else "; ".join(lines)
+            raise Error(f"Nothing to wait for: {why or 'no tunnel is configured'}", hint=_way_out(chosen))
         if lines != latest:
             latest[:] = lines
             for line in lines:
                 exits.say(line)
 
-    def told_on_the_way(found: wire.Status) -> None:
-        told(found)
-        if timeout is None and all(tunnel.phase in NEEDS_YOU for tunnel in chosen.values()):
-            why = found.cause.message if found.cause and not chosen else "; ".join(latest)
-            raise Error(f"Nothing to wait for: {why or 'no tunnel is configured'}", hint=_way_out(chosen))
-
     client = Client()
     try:
         _find_daemon(client, START_PATIENCE if timeout is None else min(timeout, START_PATIENCE))
-        found = client.wait(name, until=goal, timeout=timeout, told=told_on_the_way)
+        found = client.wait(name, until=goal, timeout=timeout, told=told)
     except TimedOutError as error:
         why = "; ".join(latest)
         raise TimedOutError(
