@@ -10,7 +10,7 @@ from comfytunnel.feed import Feed
 from comfytunnel.tunnel.dial import reset_on_close
 from comfytunnel.tunnel.door import Door
 from comfytunnel.tunnel.driver import View
-from comfytunnel.tunnel.link import Channel, Facts, Sink
+from comfytunnel.tunnel.link import Channel, Facts, LinkError, Sink
 from comfytunnel.tunnel.state import Cause, Code, Phase, Tunnel
 from tests.fakes.sshd import free_port
 from tests.tunnel.conftest import DEADLINE
@@ -44,16 +44,20 @@ class HandChannel:
 class HandLink:
     facts = Facts("host", 22, "root")
     rtt: float | None = None
+    full = False
 
     def __init__(self) -> None:
         self.channel = HandChannel()
         self.sink: asyncio.Future[Sink] = asyncio.get_running_loop().create_future()
+        self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.confirmed.set_result(None)
 
     async def silence(self, after: float) -> None:
         await asyncio.Event().wait()
 
     async def open(self, sink: Sink) -> Channel:
         self.sink.set_result(sink)
+        await self.confirmed
         return self.channel
 
     async def ask(self, deadline: float) -> float | None:
@@ -80,5 +84,54 @@ async def test_the_far_end_may_finish_after_a_caller_has_reset_and_nobody_knows_
         sink.channel_lost(clean=True)
         while door.open_callers:  # noqa: ASYNC110 - asyncio finds out in the loop's next turns
             await asyncio.sleep(0)
+    serving.cancel()
+    await asyncio.wait([serving])
+
+
+async def test_a_caller_that_left_while_a_link_failed_is_not_delivered_through_the_next() -> None:
+    """It was not held, so its end might have been that of one direction; but from then on it was."""
+    first, second = HandLink(), HandLink()
+    first.confirmed = asyncio.get_running_loop().create_future()
+    view = Feed(View(Tunnel(phase=Phase.UP, wanted=True, link=1), first))
+    port = free_port()
+    door = Door("t", (Tcp("127.0.0.1", port),), view, hold=5, on_held=lambda _: None)
+    serving = asyncio.create_task(door.run())
+    async with asyncio.timeout(DEADLINE):
+        await door.state.until(lambda state: bool(state.listening))
+        caller = socket.create_connection(("127.0.0.1", port))
+        caller.sendall(b"POST /prompt HTTP/1.1")
+        await first.sink
+        (inside,) = door._callers
+        caller.close()
+        while not inside._eof:  # noqa: ASYNC110 - asyncio tells nobody but the protocol
+            await asyncio.sleep(0)
+        first.confirmed.set_exception(LinkError(Cause(Code.CONNECTION_LOST)))
+        view.set(View(Tunnel(phase=Phase.UP, wanted=True, link=2), second))
+        await inside.ended
+    assert second.channel.told == []
+    serving.cancel()
+    await asyncio.wait([serving])
+
+
+async def test_a_caller_that_leaves_while_its_link_is_full_is_not_delivered() -> None:
+    link = HandLink()
+    link.full, link.confirmed = True, asyncio.get_running_loop().create_future()
+    view = Feed(View(Tunnel(phase=Phase.UP, wanted=True, link=1), link))
+    port = free_port()
+    door = Door("t", (Tcp("127.0.0.1", port),), view, hold=5, on_held=lambda _: None)
+    serving = asyncio.create_task(door.run())
+    async with asyncio.timeout(DEADLINE):
+        await door.state.until(lambda state: bool(state.listening))
+        caller = socket.create_connection(("127.0.0.1", port))
+        caller.sendall(b"POST /prompt HTTP/1.1")
+        await link.sink
+        (inside,) = door._callers
+        caller.close()
+        while not inside._has_left():  # noqa: ASYNC110 - the kernel tells nobody
+            await asyncio.sleep(0)
+        if not link.confirmed.done():
+            link.confirmed.set_result(None)
+        await inside.ended
+    assert set(link.channel.told) <= {"abort"}
     serving.cancel()
     await asyncio.wait([serving])

@@ -143,10 +143,12 @@ async def test_a_dead_link_resets_its_callers_at_once_and_the_next_ones_are_serv
     far: Far, tmp_path: Path
 ) -> None:
     async with service(echo) as port, near(config_for(far, tmp_path, port)) as tunnel:
-        await tunnel.up()
+        channels = inside(await tunnel.up())._channels
         async with connected(tunnel.port) as (reader, writer):
             writer.write(b"half a")
             assert await reader.readexactly(6) == b"half a"
+            # asyncssh's server forgets a connection that it is just making when it is cut
+            await becomes(lambda: len(channels._spares) == 2, "the spares are open again")
             await far.cut()
             with pytest.raises(ConnectionResetError):
                 async with asyncio.timeout(2):

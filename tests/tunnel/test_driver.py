@@ -33,6 +33,7 @@ class ScriptedLink:
 
     facts = Facts("far", 22, "root")
     rtt: float | None = 0.01
+    full = False
 
     def __init__(self) -> None:
         self.asked = 0

@@ -1,7 +1,7 @@
 """One caller at the door: held until there is a channel, then spliced to it, byte for byte and in both directions.
 
-Nothing of a caller is sent before its channel is confirmed, so a caller whose link dies before that is simply held again. After
-that nothing is ever sent twice: when the link dies under it, the caller is reset at once. A caller that has closed its side while it was
+Nothing of a caller is sent before its channel is confirmed, so a caller whose link dies before that is simply held again; so is one
+whose link is full. After that nothing is ever sent twice: when the link dies under it, the caller is reset at once. A caller that has closed its side while it was
 held has left, and is never delivered (a job's POST that gave up must not run later). When there is no hope, a caller
 that speaks HTTP gets a 503 with the reason, any other is closed.
 """
@@ -163,11 +163,13 @@ class Caller(asyncio.Protocol):
                     if not decided(self._door.view.value):
                         self._door.holds(self, True)
                         await self._door.view.until(decided)
-                        if self._has_left():
-                            return None
+                    if self._door.is_held(self) and self._has_left():
+                        return None
                     link = self._door.view.value.link
                     if link is None:
                         return _why(self._door.view.value)
+                    if link.full:
+                        self._door.holds(self, True)
                     try:
                         channel = await link.open(_Far(self, self._transport, self._door))
                         if self._door.is_held(self) and self._has_left():
@@ -176,6 +178,9 @@ class Caller(asyncio.Protocol):
                         return channel
                     except LinkError:
                         dead = link
+                        self._door.holds(
+                            self, True
+                        )  # again, and an end that came while it was not has counted
                     except ChannelRefused as refused:
                         return refused.cause
         except TimeoutError:
@@ -258,6 +263,12 @@ class _Far:
 def _why(view: View) -> Cause:
     if view.tunnel.phase is Phase.DOWN:
         return Cause(Code.DOWN_ON_PURPOSE)
+    if view.tunnel.phase is Phase.UP:
+        return Cause(
+            Code.CONNECT_TIMEOUT,
+            "the tunnel is up, but no channel came free for this call.",
+            "The far side confirms no channels, or too many calls are open at once; `comfytunnel reconnect` ends them all.",
+        )
     return view.tunnel.cause or Cause(Code.CONNECT_TIMEOUT, "the tunnel is still connecting.")
 
 

@@ -1,8 +1,9 @@
 """The channels of one connection: opening them, the spares that are opened ahead, and the windows they may use.
 
-A spare is a confirmed channel that nobody uses yet: a caller who takes one saves a round trip. An opening that its caller no
-longer waits for becomes a spare, or is closed when it is confirmed (asyncssh#823: otherwise it would leak). Receive windows
-come out of one budget, because a hostile far side can fill every window that it was given.
+A spare is a confirmed channel that nobody uses yet: a caller who takes one saves a round trip. Receive windows come out of one
+budget, because a hostile far side can fill every window that it was given; when it is spent, callers wait in line. What an
+opening yields goes to whoever has waited longest: one that its caller no longer waits for serves another, becomes a spare, or
+is closed when it is confirmed (asyncssh#823: otherwise it would leak).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ T = TypeVar("T")
 
 WINDOW = 8 << 20  # bytes; 41 MB/s at 104 ms round trip, measured, where OpenSSH's 2 MiB give 18.9
 WINDOW_LEAST = 256 << 10  # bytes; never less, or a channel crawls
-WINDOW_BUDGET = 64 << 20  # bytes over all channels of a link
+WINDOW_BUDGET = 64 << 20  # bytes over all channels of a link, those not confirmed yet among them
+WINDOW_CROWD = 32 << 20  # bytes of it for windows of the least size: 128 callers, beside a few quick ones
 
 
 class Channels:
@@ -44,6 +46,8 @@ class Channels:
         self._why_ended = why_ended
         self._on_refused = on_refused
         self._spares: deque[_Session] = deque()
+        self._line: deque[asyncio.Future[_Session]] = deque()  # callers without a channel yet
+        self._openings: set[asyncio.Task[_Session]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._refilling: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[float] | None = None
@@ -51,17 +55,22 @@ class Channels:
         self.dead = False
         self.rtt: float | None = None
 
+    @property
+    def full(self) -> bool:
+        """See link.Link.full."""
+        return not self._spares and not self._has_room
+
     async def open(self, sink: Sink) -> SshChannel:
         """See link.Link.open. A connection whose end the kernel knows already, and asyncio not yet, takes no caller any more."""
         if hung_up(self._conn.get_extra_info("socket")):
             raise LinkError(Cause(Code.CONNECTION_LOST))
         while self._spares:
             session = self._spares.popleft()
-            if session.usable:
+            if session.usable and session.window >= self._next_window:
                 self._refill()
                 return session.adopt(sink)
-            session.abort()
-        session = await self._open()
+            session.abort()  # ended, or opened in a crowd that has gone: a download through it would crawl
+        session = await self._wait_in_line()
         self._refill()
         return session.adopt(sink)
 
@@ -71,7 +80,11 @@ class Channels:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            self._keep(await self._open())
+            session = await (self._begin() if self._budget >= WINDOW_LEAST else self._wait_in_line())
+            if self._budget >= WINDOW_LEAST:
+                self._keep(session)
+            else:
+                session.abort()  # the next question needs its window
         except ChannelRefused as refused:
             if first and refused.cause.code is Code.FORWARD_DENIED:
                 raise LinkError(refused.cause) from refused
@@ -92,6 +105,8 @@ class Channels:
         self._spares.clear()
         for task in self._tasks:
             task.cancel()
+        while turn := self._next_in_line():
+            turn.set_exception(LinkError(self._why_ended()))
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
@@ -104,26 +119,68 @@ class Channels:
 
     # --- opening ----------------------------------------------------------------------------------------------------
 
-    async def _open(self) -> _Session:
+    @property
+    def _has_room(self) -> bool:
+        """Whether a caller may begin an opening. One least window is kept for the question whether the link lives."""
+        return self._budget >= 2 * WINDOW_LEAST
+
+    @property
+    def _next_window(self) -> int:
+        """Bytes; large while there is plenty."""
+        return max(WINDOW_LEAST, min(WINDOW, (self._budget - WINDOW_CROWD) // 2))
+
+    async def _wait_in_line(self) -> _Session:
         if self.dead:
             raise LinkError(self._why_ended())
-        task = self._spawn(self._open_channel())
+        turn: asyncio.Future[_Session] = asyncio.get_running_loop().create_future()
+        self._line.append(turn)
+        if self._has_room:
+            self._begin_for_caller()
         try:
-            await asyncio.wait({task})
+            return await turn
         except asyncio.CancelledError:
-            task.add_done_callback(self._late)
+            if not turn.cancelled() and turn.done() and turn.exception() is None:
+                self._keep(turn.result())  # its turn and its leaving came together
             raise
-        if task.cancelled():  # by reset(): it is the link that has gone, not the caller
-            raise LinkError(self._why_ended())
-        return task.result()
+        finally:
+            if turn in self._line:
+                self._line.remove(turn)
 
-    def _late(self, task: asyncio.Task[_Session]) -> None:
-        if not task.cancelled() and task.exception() is None:
-            self._keep(task.result())
+    def _next_in_line(self) -> asyncio.Future[_Session] | None:
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():
+                return turn
+        return None
 
-    async def _open_channel(self) -> _Session:
-        session = _Session(self, min(WINDOW, max(WINDOW_LEAST, self._budget // 4)))
+    def _begin(self) -> asyncio.Task[_Session]:
+        session = _Session(self, self._next_window)
         self._budget -= session.window
+        opening = self._spawn(self._open_channel(session))
+        self._openings.add(opening)
+        opening.add_done_callback(self._openings.discard)
+        return opening
+
+    def _begin_for_caller(self) -> None:
+        self._begin().add_done_callback(self._hand_over)
+
+    def _hand_over(self, opening: asyncio.Task[_Session]) -> None:
+        """An opening has ended: whoever has waited longest hears what came of it."""
+        if opening.cancelled():
+            return  # by reset(), which tells those who wait
+        error = opening.exception()
+        if error is None:
+            self._keep(opening.result())
+        elif turn := self._next_in_line():
+            turn.set_exception(error)
+        self._serve_line()
+
+    def _serve_line(self) -> None:
+        """A window may have come free: begin for those who have had to wait for one."""
+        while not self.dead and self._has_room and len(self._openings) < len(self._line):
+            self._begin_for_caller()
+
+    async def _open_channel(self, session: _Session) -> _Session:
         factory: Any = lambda: session  # noqa: E731 - asyncssh has one type for each kind of socket, and we have one for both
         try:
             if isinstance(self._remote, Tcp):
@@ -151,7 +208,11 @@ class Channels:
     # --- spares -----------------------------------------------------------------------------------------------------
 
     def _keep(self, session: _Session) -> None:
+        """A confirmed channel: for whoever waits, even if it has ended already; else a spare."""
         if self.dead:
+            return
+        if turn := self._next_in_line():
+            turn.set_result(session)
             return
         if not session.usable:
             session.abort()
@@ -169,9 +230,9 @@ class Channels:
         for _ in range(
             2 * self._wanted_spares
         ):  # some may be taken meanwhile; what closes each at once is not chased
-            if len(self._spares) >= self._wanted_spares:
+            if len(self._spares) >= self._wanted_spares or not self._has_room:
                 return
-            self._keep(await self._open())
+            self._keep(await self._begin())
 
     def session_ended(self, session: _Session) -> None:
         """The far side sends no more on a channel that nobody uses: if it was a spare, whatever listens there has stopped."""
@@ -183,6 +244,7 @@ class Channels:
     def session_lost(self, session: _Session) -> None:
         """A channel is closed for good."""
         self._budget += session.window
+        self._serve_line()
 
 
 class _Session(asyncssh.SSHTCPSession[bytes]):

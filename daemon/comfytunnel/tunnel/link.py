@@ -82,6 +82,10 @@ class Link(Protocol):
     def rtt(self) -> float | None:
         """The newest measured round trip over SSH, in seconds."""
 
+    @property
+    def full(self) -> bool:
+        """Whether an opening would have to wait for another channel's end."""
+
     async def silence(self, after: float) -> None:
         """Wait until no byte has come from the far side for `after` seconds."""
 

@@ -208,6 +208,10 @@ class SshLink:
     def rtt(self) -> float | None:
         return self._channels.rtt
 
+    @property
+    def full(self) -> bool:
+        return self._channels.full
+
     async def prove(self, deadline: float) -> None:
         """The first channel: raises LinkError if forwarding is denied, or if nothing comes for `deadline` seconds."""
         try:

@@ -1,0 +1,134 @@
+"""Many channels on one link: whose windows they are, who waits for one, and what stays when nobody confirms."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from comfytunnel.demo.remote import Remote
+from comfytunnel.tunnel.channels import WINDOW, WINDOW_BUDGET, WINDOW_LEAST, Channels
+from comfytunnel.tunnel.state import Phase, Reconnect, Woke
+from tests.tunnel.callers import all_gone, connected, inside, reset
+from tests.tunnel.conftest import (
+    DEADLINE,
+    Far,
+    Near,
+    becomes,
+    config_for,
+    echo,
+    hello,
+    near,
+    remote_far,
+    service,
+)
+
+CROWD = 180  # callers; more than there are windows
+
+
+async def channels_of(tunnel: Near) -> Channels:
+    """Those of the live link, once its spares are open."""
+    channels = inside(await tunnel.up())._channels
+    await becomes(lambda: len(channels._spares) == 2, "the spares are open")
+    return channels
+
+
+async def test_a_crowd_shares_one_budget_and_who_finds_it_spent_is_served_in_turn(
+    far: Far, tmp_path: Path
+) -> None:
+    served: list[asyncio.StreamWriter] = []
+    least = WINDOW_BUDGET
+
+    async def call(stack: AsyncExitStack) -> None:
+        nonlocal least
+        reader, writer = await stack.enter_async_context(connected(tunnel.port))
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        served.append(writer)
+        least = min(least, channels._budget)
+
+    async with (
+        service(echo) as port,
+        near(config_for(far, tmp_path, port)) as tunnel,
+        AsyncExitStack() as stack,
+    ):
+        channels = await channels_of(tunnel)
+        assert [spare.window for spare in channels._spares] == [WINDOW, WINDOW]
+        calls = [asyncio.create_task(call(stack)) for _ in range(CROWD)]
+        await becomes(lambda: len(served) + tunnel.door.held_callers == CROWD, "each is served or waits")
+        first = len(served)
+        assert 100 < first < CROWD
+        while served:
+            served.pop().close()
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.gather(*calls)
+        assert least >= WINDOW_LEAST, "one is kept for the question whether the link lives"
+        while served:
+            served.pop().close()
+        await all_gone(tunnel)
+        assert tunnel.record.link == 1
+
+
+async def test_a_download_does_not_crawl_through_what_a_crowd_has_left(far: Far, tmp_path: Path) -> None:
+    async with service(echo) as port, near(config_for(far, tmp_path, port)) as tunnel:
+        channels = await channels_of(tunnel)
+        async with AsyncExitStack() as stack:
+            for _ in range(50):
+                reader, writer = await stack.enter_async_context(connected(tunnel.port))
+                writer.write(b"x")
+                await reader.readexactly(1)
+            await becomes(lambda: len(channels._spares) == 2, "the spares are open again")
+        await all_gone(tunnel)
+        assert {spare.window for spare in channels._spares} == {WINDOW_LEAST}
+        async with connected(tunnel.port) as (reader, writer):
+            writer.write(b"x")
+            await reader.readexactly(1)
+            (caller,) = tunnel.door._callers
+            chan = caller._channel._chan  # type: ignore[union-attr]  # it has one, and it is ours
+            assert chan._init_recv_window == WINDOW
+
+
+async def test_a_link_whose_windows_are_all_taken_still_answers_whether_it_lives(
+    far: Far, tmp_path: Path
+) -> None:
+    async with (
+        service(echo) as port,
+        near(config_for(far, tmp_path, port)) as tunnel,
+        AsyncExitStack() as stack,
+    ):
+        channels = await channels_of(tunnel)
+        for _ in range(CROWD):
+            await stack.enter_async_context(connected(tunnel.port))
+        await becomes(lambda: tunnel.door.held_callers > 0 and not channels._openings, "it is full")
+        for _ in range(3):
+            tunnel.tell(Woke(100.0))
+            await tunnel.phase(Phase.DOUBTFUL)
+            await tunnel.phase(Phase.UP)
+            await becomes(lambda: channels._budget >= WINDOW_LEAST, "the next question has a window")
+        assert tunnel.record.link == 1
+        assert tunnel.door.tally.lost == 0
+
+
+async def test_callers_leave_a_bounded_heap_on_a_link_that_confirms_nothing(tmp_path: Path) -> None:
+    async with remote_far(tmp_path) as far, service(hello) as port:
+        assert isinstance(far.server, Remote)
+        async with near(config_for(far, tmp_path, port, spares=0, hold=0.5)) as tunnel:
+            channels = inside(await tunnel.up())._channels
+            far.server.ignore_forwards = True
+            for _ in range(400):
+                _, writer = await asyncio.open_connection("127.0.0.1", tunnel.port)
+                reset(writer)
+            await becomes(lambda: tunnel.door.tally.callers == 400, "all have been here")
+            await becomes(lambda: tunnel.door.open_callers == 0, "all have left")
+            assert 0 < len(channels._openings) <= 256
+            assert not channels._line
+            assert channels._budget >= 0
+            answer = await tunnel.call()
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"no channel came free" in answer
+            assert tunnel.record.link == 1
+            assert not channels._line
+            far.server.ignore_forwards = False
+            tunnel.tell(Reconnect())
+            await tunnel.up(after=1)
+            assert (await tunnel.call()).endswith(b"hello")
