@@ -235,7 +235,7 @@ def test_the_way_to_start_it_is_one_that_exists(short: Path, monkeypatch: pytest
 
 def test_a_path_that_no_socket_can_have_is_said_before_anything_is_tried(short: Path) -> None:
     with pytest.raises(UsageError, match="bytes long"):
-        Client(short / ("x" * 120))
+        Client(short / ("x" * 120)).status()
 
 
 @pytest.fixture

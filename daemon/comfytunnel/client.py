@@ -55,13 +55,12 @@ def how_to_start() -> str:
 class Client:
     """The daemon behind one control socket. Calls block; `timeout` is in seconds and holds for each answer.
 
-    UsageError if the path is longer than a socket's may be. Every call may raise NotRunningError (no daemon, or one that does not answer), RefusedError (not our daemon), and what its
+    Every call may raise UsageError (a path longer than a socket's may be), NotRunningError (no daemon, or one that does not answer), RefusedError (not our daemon), and what its
     route answers with.
     """
 
     def __init__(self, socket_path: Path | None = None, timeout: float = 10.0) -> None:
         self.socket_path = socket_path or paths.socket_path()
-        paths.check_socket_path(self.socket_path)
         self.timeout = timeout
         self.last_event_id = ""
         """The id of the last event that `events` has returned: where to resume."""
@@ -274,6 +273,7 @@ class Client:
     @contextlib.contextmanager
     def _exchange(self, call: Call[Any], headers: dict[str, str] | None = None) -> Iterator[_Answer]:
         """Send `call` on a connection of its own, and close it at the end. An answer of 400 and above is raised."""
+        paths.check_socket_path(self.socket_path)
         connection = _UnixConnection(self.socket_path, self.timeout)
         try:
             with _blame(self.socket_path):
