@@ -55,8 +55,8 @@ def how_to_start() -> str:
 class Client:
     """The daemon behind one control socket. Calls block; `timeout` is in seconds and holds for each answer.
 
-    Every call may raise UsageError (a path longer than a socket's may be), NotRunningError (no daemon, or one that does not answer), RefusedError (not our daemon), and what its
-    route answers with.
+    Every call may raise UsageError (a path longer than a socket's may be), NotRunningError (no daemon, or one that does not
+    answer), RefusedError (not our daemon), and what its route answers with.
     """
 
     def __init__(self, socket_path: Path | None = None, timeout: float = 10.0) -> None:
