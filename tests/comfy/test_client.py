@@ -216,6 +216,47 @@ async def test_a_post_that_is_given_up_is_reset(monkeypatch: pytest.MonkeyPatch,
         await client.close()
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n",
+        b"HTTP/1.1 206 Partial Content\r\nContent-Length: 4\r\nContent-Range: bytes 0-3/4000\r\n",
+    ],
+    ids=["no length", "encoded", "a part"],
+)
+async def test_a_download_that_does_not_show_its_end_is_not_taken_for_whole(head: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + b"\r\nhalf")
+        writer.close()
+
+    async with asyncio.timeout(10), await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        client = Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(Ambiguous):
+            async with client.view("a.png", "", "output") as download:
+                await download.read(100)
+        await client.close()
+
+
+async def test_an_odd_prompt_id_in_the_answer_means_look_it_up(serve: Serve) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response({"prompt_id": "x/../../queue?", "number": 0, "node_errors": {}})
+
+    assert (await (await serve(handler)).submit(GRAPH, str(uuid4()), "me")).prompt_id is None
+
+
+async def test_a_no_without_end_is_a_no_all_the_same(serve: Serve) -> None:
+    """A 400 says what it says, whatever its body is."""
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=400, body=b'"' + b"x" * 10_000_000 + b'"', content_type="application/json")
+
+    with pytest.raises(Refused) as caught:
+        await (await serve(handler)).submit(GRAPH, str(uuid4()), "me")
+    assert caught.value.body is None
+
+
 async def test_it_speaks_through_a_unix_socket(tmp_path: Path) -> None:
     async def handler(_: web.Request) -> web.Response:
         return web.json_response({"queue_running": [], "queue_pending": [[2, "b"], [1, "a"], "x", [3]]})

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
 
-from comfytunnel.comfy import shapes
+from comfytunnel.comfy import answers, shapes
 from comfytunnel.comfy.errors import Ambiguous, NotComfyUI, Refused, Unreachable
 from comfytunnel.comfy.reset import Kept, Resettable
 from comfytunnel.comfy.shapes import History, Queue
+
+T = TypeVar("T")
 
 PROBE_DEADLINE = 10.0
 """Seconds. The server's loop does real work: a preview blocks answers for 1.4 s (measured); less than 10 finds a false "down"."""
@@ -32,8 +33,12 @@ SUBMIT_DEADLINE = 60.0
 IDLE_DEADLINE = 60.0
 """Seconds without a byte of a download."""
 CONNECT_DEADLINE = 10.0
-MAX_ANSWER = 64 * 1024**2
+MAX_ANSWER = 16 * 1024**2
 """Bytes of JSON: /queue and /history carry whole workflows of everybody."""
+MAX_SMALL = 4 * 1024**2
+"""Bytes of any other JSON."""
+IN_A_THREAD = 1024**2
+"""Bytes of JSON from which on it is read on a thread; it takes some 10 ms a MiB."""
 MAX_FRAME = 64 * 1024**2
 """Bytes of a websocket message: previews of 8 MB occur (measured)."""
 RECENT = 20
@@ -46,7 +51,7 @@ NOT_DELIVERED = "X-Comfytunnel-Cause"
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """ComfyUI's answer to a prompt that it took. `prompt_id` is the server's, None if it did not say; `skipped`: outputs
+    """ComfyUI's answer to a prompt that it took. `prompt_id` is the server's, None if it said none that can be one (look it up); `skipped`: outputs
     that it will leave out, and why."""
 
     prompt_id: str | None
@@ -60,7 +65,6 @@ class Download:
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._answer = answer
         self.size = answer.content_length
-        self.etag = answer.headers.get("ETag")
 
     async def read(self, size: int) -> bytes:
         """The next bytes, about `size` of them, none at the end; the end may come early, so compare with what was announced.
@@ -102,16 +106,21 @@ class Client:
         return shapes.read_remaining(await self._json("GET", "/prompt", PROBE_DEADLINE, cap=1024**2))
 
     async def queue(self) -> Queue:
-        return shapes.read_queue(await self._json("GET", "/queue", READ_DEADLINE))
+        return await self._long("/queue", lambda raw: shapes.read_queue(answers.queue(raw)))
 
     async def history(self, prompt_id: str) -> History | None:
-        answer = await self._json("GET", f"/history/{prompt_id}", READ_DEADLINE)
-        return shapes.read_history(answer).get(prompt_id)
+        def read(raw: bytes) -> History | None:
+            return shapes.read_history(answers.history(raw, only=prompt_id)).get(prompt_id)
+
+        return await self._long(f"/history/{prompt_id}", read)
 
     async def recent(self) -> list[History]:
         """The last entries of the history, oldest first."""
-        answer = await self._json("GET", "/history", READ_DEADLINE, params={"max_items": str(RECENT)})
-        return list(shapes.read_history(answer).values())
+
+        def read(raw: bytes) -> list[History]:
+            return list(shapes.read_history(answers.history(raw, last=RECENT)).values())
+
+        return await self._long("/history", read, params={"max_items": str(RECENT)})
 
     async def submit(self, graph: dict[str, Any], job_id: str, client_id: str) -> Submitted:
         """POST /prompt. Ambiguous means: it may run. Refused (400, 413, 422) means: it will not."""
@@ -126,9 +135,9 @@ class Client:
         answer = await self._json("POST", "/prompt", SUBMIT_DEADLINE, data=body)
         if not isinstance(answer, dict) or "prompt_id" not in answer:
             raise NotComfyUI("the answer to POST /prompt is not ComfyUI's", status=200)
-        prompt_id, number = answer["prompt_id"], answer.get("number")
+        number = answer.get("number")
         return Submitted(
-            prompt_id if isinstance(prompt_id, str) and 0 < len(prompt_id) <= 200 else None,
+            shapes.prompt_id(answer["prompt_id"]),
             number if type(number) in (int, float) else None,
             shapes.skipped_outputs(answer.get("node_errors")),
         )
@@ -153,7 +162,7 @@ class Client:
         given = answer.get("name") if isinstance(answer, dict) else None
         if not isinstance(given, str) or not given:
             raise NotComfyUI("the answer to an upload is not ComfyUI's")
-        return given
+        return shapes.written(given[:400])
 
     async def has_temp(self, name: str) -> bool:
         """Whether that file is still there: the same process as then."""
@@ -171,6 +180,16 @@ class Client:
         params = {"filename": filename, "subfolder": subfolder, "type": kind}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_DEADLINE, sock_read=IDLE_DEADLINE)
         async with self._request("GET", "/view", timeout, params=params) as answer:
+            encoding, transfer = (
+                answer.headers.get(f"{name}-Encoding", "") for name in ("Content", "Transfer")
+            )
+            whole = answer.status == 200 and encoding.lower() in ("", "identity")
+            framed = answer.content_length is not None or "chunked" in transfer.lower()
+            if not whole or not framed:
+                # A proxy's doing: an end that cannot be told from a cut, a part, or other bytes than the file's.
+                raise Ambiguous(
+                    f"/view was answered {answer.status} in a form that does not show a whole file"
+                )
             yield Download(answer)
 
     async def websocket(self, client_id: str) -> aiohttp.ClientWebSocketResponse[bool]:
@@ -246,24 +265,31 @@ class Client:
             await _bounded(answer, 1024**2)
 
     async def _json(
-        self, method: str, path: str, deadline: float, *, cap: int = MAX_ANSWER, **given: Any
+        self, method: str, path: str, deadline: float, *, cap: int = MAX_SMALL, **given: Any
     ) -> Any:
+        with _read(path):
+            return answers.any_json(await self._answer(method, path, deadline, cap, **given))
+
+    async def _long(self, path: str, read: Callable[[bytes], T], **given: Any) -> T:
+        """GET what may be megabytes."""
+        raw = await self._answer("GET", path, READ_DEADLINE, MAX_ANSWER, **given)
+        with _read(path):
+            return await asyncio.to_thread(read, raw) if len(raw) > IN_A_THREAD else read(raw)
+
+    async def _answer(self, method: str, path: str, deadline: float, cap: int, **given: Any) -> bytes:
         async with self._request(method, path, _within(deadline), **given) as answer:
             raw = await _bounded(answer, cap)
             if answer.content_type == "text/html":
                 raise NotComfyUI(f"a web page answers {path} instead of ComfyUI", status=answer.status)
-        try:
-            return _decode(raw)
-        except (ValueError, RecursionError) as error:
-            raise NotComfyUI(f"{path} was answered with something that is not JSON") from error
+            return raw
 
 
-def _decode(raw: bytes) -> Any:
-    """JSON as Python writes it: msgspec is strict, and ComfyUI sends NaN and lone surrogates. Raises ValueError, RecursionError."""
+@contextmanager
+def _read(path: str) -> Iterator[None]:
     try:
-        return msgspec.json.decode(raw)
-    except msgspec.DecodeError:
-        return json.loads(raw)
+        yield
+    except (ValueError, RecursionError) as error:
+        raise NotComfyUI(f"{path} was answered with something that is not the JSON of ComfyUI") from error
 
 
 def _within(seconds: float) -> aiohttp.ClientTimeout:
@@ -294,11 +320,10 @@ async def _rejection(answer: aiohttp.ClientResponse, method: str, path: str) -> 
     page = answer.content_type == "text/html"
     if status < 400 or status in (401, 407) or page or (status in (403, 404, 405) and path != "/view"):
         return NotComfyUI(f"{method} {path} was answered {status}: this is not ComfyUI itself", status=status)
-    raw = await _bounded(answer, 8 * 1024**2)
     try:
-        body = _decode(raw)
-    except (ValueError, RecursionError):
-        body = None
+        body = answers.any_json(await _bounded(answer, MAX_SMALL))
+    except (NotComfyUI, ValueError, RecursionError):
+        body = None  # no, too much or something else: the status alone says no
     return Refused(f"{method} {path} was answered {status}", status=status, body=body)
 
 

@@ -20,11 +20,13 @@ import msgspec
 
 from comfytunnel.comfy.client import Client
 from comfytunnel.comfy.errors import Ambiguous
-from comfytunnel.comfy.shapes import plain, read_remaining
+from comfytunnel.comfy.shapes import line, plain, prompt_id, read_remaining
 
 PREVIEW_TYPES = {1: "image/jpeg", 2: "image/png"}
 MAX_PREVIEW = 16 * 1024**2
 """Bytes of a preview picture that is kept; 8 MB occur."""
+MAX_TEXT = 1024**2
+"""Bytes of a JSON message that is decoded; what is longer carries some node's own output."""
 SILENCE = 60.0
 """Seconds without any frame, pong included, after which the socket counts as dead (aiohttp pings every 20)."""
 
@@ -108,6 +110,8 @@ def parse(frame: str | bytes) -> Event | None:
     """One websocket message as an event, None if it says nothing to us."""
     if isinstance(frame, bytes):
         return _binary(frame)
+    if len(frame) > MAX_TEXT:
+        return None
     try:
         message = msgspec.json.decode(frame)
     except (msgspec.DecodeError, RecursionError, UnicodeError):
@@ -118,7 +122,7 @@ def parse(frame: str | bytes) -> Event | None:
 
 
 def _text(kind: Any, data: dict[str, Any]) -> Event | None:
-    prompt, node = _id(data.get("prompt_id")), _id(data.get("node"))
+    prompt, node = prompt_id(data.get("prompt_id")), _id(data.get("node"))
     if kind == "status":
         return QueueChanged(read_remaining(data.get("status")))
     if kind == "progress":
@@ -163,7 +167,7 @@ def _binary(frame: bytes) -> PreviewFrame | None:
     kind, second = struct.unpack_from(">II", frame)
     if kind == 1 and second in PREVIEW_TYPES:
         return PreviewFrame(None, None, PREVIEW_TYPES[second], frame[8:])
-    if kind != 4 or second > len(frame) - 8:
+    if kind != 4 or second > min(len(frame) - 8, MAX_TEXT):
         return None
     try:
         about = msgspec.json.decode(frame[8 : 8 + second])
@@ -172,11 +176,11 @@ def _binary(frame: bytes) -> PreviewFrame | None:
     if not isinstance(about, dict) or about.get("image_type") not in PREVIEW_TYPES.values():
         return None
     node = _id(about.get("real_node_id")) or _id(about.get("node_id"))
-    return PreviewFrame(_id(about.get("prompt_id")), node, about["image_type"], frame[8 + second :])
+    return PreviewFrame(prompt_id(about.get("prompt_id")), node, about["image_type"], frame[8 + second :])
 
 
 def _id(value: Any) -> str | None:
-    return plain(value, 200) or None
+    return line(value) or None
 
 
 def _ids(value: Any) -> tuple[str, ...]:

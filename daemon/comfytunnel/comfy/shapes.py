@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 from comfytunnel.comfy.errors import NotComfyUI
@@ -22,8 +23,13 @@ MESSAGE_CHARS = 2_000
 TRACEBACK_CHARS = 16_000
 TEXT_CHARS = 1_000_000
 """Caps of what is kept of a server's texts: an error's line, a traceback (its end tells most), a text output."""
+TEXTS_BYTES = 4 * 1024**2
+MAX_OUTPUTS = 20_000
+"""Caps of what is kept of one prompt: its texts together (they stand in the database until they are files), its outputs."""
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?")
+
+_PROMPT_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 def plain(text: object, limit: int = MESSAGE_CHARS, *, keep_end: bool = False) -> str:
@@ -36,12 +42,22 @@ def plain(text: object, limit: int = MESSAGE_CHARS, *, keep_end: bool = False) -
     return text[-limit:] if keep_end else text[:limit]
 
 
+def line(text: object, limit: int = 200) -> str:
+    """As `plain`, on one line: for versions, ids and types, which are shown in the middle of a sentence."""
+    return re.sub(r"[\n\t]", " ", plain(text, limit)).strip()
+
+
+def prompt_id(value: object) -> str | None:
+    """The id of a prompt, or None for what cannot be one (it becomes part of a path and of our database)."""
+    return value if isinstance(value, str) and _PROMPT_ID.fullmatch(value) else None
+
+
 @dataclass(frozen=True, slots=True)
 class QueueItem:
-    """`job`: our id out of extra_data, if it is one of ours."""
+    """`prompt_id`: None if it is none. `job`: our id out of extra_data, if it is one of ours."""
 
     number: float
-    prompt_id: str
+    prompt_id: str | None
     job: str | None
 
 
@@ -100,7 +116,7 @@ def read_version(answer: Any) -> str | None:
     if not isinstance(system, dict) or not isinstance(answer.get("devices"), list):
         raise NotComfyUI("/system_stats is not ComfyUI's: JSON of another program answers on this port")
     version = system.get("comfyui_version")
-    return plain(version, 40) or None
+    return line(version, 40) or None
 
 
 def read_remaining(answer: Any) -> int | None:
@@ -117,7 +133,7 @@ def read_queue(answer: Any) -> Queue:
     running, pending = answer.get("queue_running"), answer.get("queue_pending")
     if not isinstance(running, list) or not isinstance(pending, list):
         raise NotComfyUI("/queue is not ComfyUI's")
-    in_order = sorted(_items(pending), key=lambda item: (item.number, item.prompt_id))
+    in_order = sorted(_items(pending), key=lambda item: (item.number, item.prompt_id or ""))
     return Queue(tuple(_items(running)), tuple(in_order))
 
 
@@ -125,7 +141,7 @@ def _items(rows: list[Any]) -> Iterator[QueueItem]:
     for row in rows:
         if isinstance(row, list) and len(row) > 1 and isinstance(row[1], str):
             number = row[0] if type(row[0]) in (int, float) else 0
-            yield QueueItem(number, row[1], _our_id(row))
+            yield QueueItem(number, prompt_id(row[1]), _our_id(row))
 
 
 def _our_id(row: Any) -> str | None:
@@ -139,7 +155,9 @@ def read_history(answer: Any) -> dict[str, History]:
     """Every entry of an answer of /history, oldest first. Raises NotComfyUI."""
     if not isinstance(answer, dict):
         raise NotComfyUI("/history is not ComfyUI's")
-    return {key: _entry(key, value) for key, value in answer.items() if isinstance(value, dict)}
+    return {
+        key: _entry(key, value) for key, value in answer.items() if prompt_id(key) and isinstance(value, dict)
+    }
 
 
 def _entry(prompt_id: str, entry: dict[str, Any]) -> History:
@@ -156,7 +174,7 @@ def _entry(prompt_id: str, entry: dict[str, Any]) -> History:
     nodes = messages.get("execution_cached", {}).get("nodes")
     cached = {node for node in nodes if isinstance(node, str)} if isinstance(nodes, list) else set()
     outputs = entry.get("outputs")
-    found = tuple(_outputs(outputs, cached)) if isinstance(outputs, dict) else ()
+    found = tuple(islice(_outputs(outputs, cached), MAX_OUTPUTS)) if isinstance(outputs, dict) else ()
     return History(prompt_id, outcome, _our_id(entry.get("prompt")), failure, found)
 
 
@@ -170,43 +188,46 @@ def read_failure(data: dict[str, Any]) -> NodeFailure:
     """An `execution_error` message, from the history or the websocket."""
     lines = data.get("traceback")
     trace = "".join(line for line in lines if isinstance(line, str)) if isinstance(lines, list) else ""
-    kind = plain(data.get("exception_type"), 200)
+    kind = line(data.get("exception_type"))
     message = plain(data.get("exception_message")).strip() or "ComfyUI reported an error without a message"
     return NodeFailure(
         message=f"{kind}: {message}" if kind and kind != "Exception" else message,
-        node_id=plain(data.get("node_id"), 200) or None,
-        class_type=plain(data.get("node_type"), 200) or None,
+        node_id=line(data.get("node_id")) or None,
+        class_type=line(data.get("node_type")) or None,
         traceback=plain(trace, TRACEBACK_CHARS, keep_end=True) or None,
     )
 
 
 def _outputs(outputs: dict[str, Any], cached: set[str]) -> Iterator[RemoteOutput]:
     """Every list of dicts with a `filename` is files, whatever its key; `text` is texts."""
+    room = TEXTS_BYTES
     for node_id, groups in outputs.items():
         for group, rows in groups.items() if isinstance(groups, dict) else ():
             if not isinstance(rows, list):
                 continue
             kept = node_id in cached
             if group == "text":
-                text = _written("\n".join(row for row in rows if isinstance(row, str))[:TEXT_CHARS])
+                text = written("\n".join(row for row in rows if isinstance(row, str))[:TEXT_CHARS])
+                text = text.encode()[:room].decode(errors="ignore")
+                room -= len(text.encode())
                 if text:
                     yield RemoteOutput(
-                        plain(node_id, 200), group, f"text_{plain(node_id, 80)}.txt", "", "text", text, kept
+                        line(node_id), group, f"text_{line(node_id, 80)}.txt", "", "text", text, kept
                     )
             for row in rows:
                 if isinstance(row, dict) and isinstance(row.get("filename"), str) and row["filename"]:
                     subfolder, place = row.get("subfolder"), row.get("type")
                     yield RemoteOutput(
-                        plain(node_id, 200),
+                        line(node_id),
                         group,
-                        _written(row["filename"]),
-                        _written(subfolder) if isinstance(subfolder, str) else "",
-                        _written(place) if isinstance(place, str) else "output",
+                        written(row["filename"]),
+                        written(subfolder) if isinstance(subfolder, str) else "",
+                        written(place) if isinstance(place, str) else "output",
                         cached=kept,
                     )
 
 
-def _written(text: str) -> str:
+def written(text: str) -> str:
     """`text` as UTF-8 can carry it: a name that is not UTF-8 on the server comes with lone surrogates."""
     return text.encode("utf-8", "replace").decode()
 
@@ -238,7 +259,7 @@ def _complaints(body: Any) -> Iterator[tuple[str, str | None, str]]:
             if isinstance(error, dict):
                 message, details = plain(error.get("message"), 500), plain(error.get("details"), 500)
                 text = f"{message} ({details})" if details else message
-                yield plain(node_id, 200), plain(node.get("class_type"), 200) or None, text
+                yield line(node_id), line(node.get("class_type")) or None, text
 
 
 def skipped_outputs(node_errors: Any) -> list[str]:
