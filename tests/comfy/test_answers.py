@@ -55,8 +55,8 @@ def test_queue_and_history_read_the_same_in_the_fast_and_in_the_patient_way(odd:
 
 
 def test_everybodys_workflows_are_not_read() -> None:
-    """A queue of 12 MB, which is more than would be decoded without knowing what it is."""
-    row = [1, "a", {"x": "x" * 3_000_000}, {shapes.JOB_KEY: "ours", "extra_pnginfo": {}}]
+    """A queue of 40 MB: workflows with pictures in them. They are more than would be decoded without knowing what it is."""
+    row = [1, "a", {"x": "x" * 10_000_000}, {shapes.JOB_KEY: "ours", "extra_pnginfo": {}}]
     assert [item.job for item in read_queue({"queue_running": [row] * 4, "queue_pending": []}).running] == [
         "ours"
     ] * 4
@@ -69,8 +69,9 @@ def test_everybodys_workflows_are_not_read() -> None:
         b'{"x": NaN, "queue_running": [' + b"[]," * 2_000_000 + b'[]], "queue_pending": []}',
         b'{"queue_running": ' + b"[" * 5_000_000,
         b'{"queue_running": [' + b'[1,"a"],' * 200_000 + b'[1,"a"]], "queue_pending": []}',
+        b'{"queue_running": [' + b'[1,"a",{"1":["2",0]}],' * 1_000_000 + b'[1,"a"]], "queue_pending": []}',
     ],
-    ids=["lists", "NaN", "deep", "prompts"],
+    ids=["lists", "NaN", "deep", "prompts", "large"],
 )
 def test_megabytes_of_something_else_are_not_decoded(raw: bytes) -> None:
     with pytest.raises((NotComfyUI, ValueError)):

@@ -14,6 +14,9 @@ import msgspec
 
 from comfytunnel.comfy.shapes import JOB_KEY
 
+LARGE = 16 * 1024**2
+MAX_VALUES = 4_000_000
+"""An answer of more bytes may have so many quotes and brackets: large for the sake of a few large texts, such as pictures in a workflow."""
 PIECE = 4 * 1024**2
 """Bytes that are decoded whatever they hold."""
 MAX_PROMPTS = 100_000
@@ -76,9 +79,15 @@ def any_json(raw: bytes | msgspec.Raw) -> Any:
         return json.loads(bytes(raw))
 
 
+def _checked(raw: bytes) -> bytes:
+    if len(raw) > LARGE and sum(raw.count(sign) for sign in (b'"', b"[", b"{")) > MAX_VALUES:
+        raise ValueError("too much of it")
+    return raw
+
+
 def queue(raw: bytes) -> Any:
     """An answer of /queue."""
-    found = _typed(raw, _Queue)
+    found = _typed(_checked(raw), _Queue)
     if found is None:
         return any_json(raw)
     if len(found.queue_running) + len(found.queue_pending) > MAX_PROMPTS:
@@ -91,7 +100,7 @@ def queue(raw: bytes) -> Any:
 
 def history(raw: bytes, *, only: str | None = None, last: int | None = None) -> Any:
     """An answer of /history or /history/{id}: all of it, the entry of that id alone, or the last few."""
-    found = _typed(raw, dict[str, msgspec.Raw])
+    found = _typed(_checked(raw), dict[str, msgspec.Raw])
     if found is None:
         return any_json(raw)
     if only is not None:

@@ -33,8 +33,8 @@ SUBMIT_DEADLINE = 60.0
 IDLE_DEADLINE = 60.0
 """Seconds without a byte of a download."""
 CONNECT_DEADLINE = 10.0
-MAX_ANSWER = 16 * 1024**2
-"""Bytes of JSON: /queue and /history carry whole workflows of everybody."""
+MAX_ANSWER = 64 * 1024**2
+"""Bytes of JSON: /queue and /history carry whole workflows of everybody, and one with pictures in it is tens of megabytes."""
 MAX_SMALL = 4 * 1024**2
 """Bytes of any other JSON."""
 IN_A_THREAD = 1024**2
