@@ -14,7 +14,8 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import aiohappyeyeballs
 
@@ -24,6 +25,7 @@ from comfytunnel.tunnel.state import Cause, Code
 CONNECT_DEADLINE = 10.0  # seconds for name and TCP together: three SYN retransmissions (1 + 2 + 4) fit
 _FAMILY_DELAY = 0.25  # seconds before the next address is tried beside the first: RFC 8305, section 5
 
+T = TypeVar("T")
 Address = tuple[int, int, int, str, Any]
 
 
@@ -42,30 +44,42 @@ class Resolver:
         return await asyncio.shield(self._flight[1])
 
     def _start(self, host: str, port: int) -> asyncio.Future[list[Address]]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Address]] = loop.create_future()
-
-        def done(result: Any, error: Exception | None) -> None:
-            self._flight = None
-            if error is not None:
-                future.set_exception(error)
-                future.exception()  # whoever asked may have given up: that is no fault of the look-up
-            else:
-                future.set_result(result or [])
-
-        def look_up() -> None:
-            result, error = None, None
+        def look_up() -> list[Any]:
             try:
-                result = [tuple(info) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-            except (OSError, UnicodeError) as caught:
-                error = caught if isinstance(caught, OSError) else socket.gaierror(str(caught))
-            try:
-                loop.call_soon_threadsafe(done, result, error)
-            except RuntimeError:
-                return  # the loop is closed: the daemon has stopped meanwhile
+                return [tuple(info) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+            except UnicodeError as error:
+                raise socket.gaierror(str(error)) from error
 
-        threading.Thread(target=look_up, name="resolver", daemon=True).start()
+        future = in_thread(look_up, "resolver")
+        future.add_done_callback(self._landed)
         return future
+
+    def _landed(self, _: object) -> None:
+        self._flight = None
+
+
+def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
+    """Run what may block for ever in a thread of its own, which nobody waits for at exit. Whoever asked may give up."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def done(settle: Callable[[], None]) -> None:
+        if not future.done():
+            settle()
+            future.exception()  # nobody may be left to ask for it, and that is no fault of the work
+
+    def run() -> None:
+        try:
+            settle = partial(future.set_result, work())
+        except Exception as error:  # noqa: BLE001 - it is raised again, where the future is awaited
+            settle = partial(future.set_exception, error)
+        try:
+            loop.call_soon_threadsafe(done, settle)
+        except RuntimeError:
+            return  # the loop is closed: the daemon has stopped meanwhile
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
 
 
 async def dial(host: str, port: int, resolver: Resolver) -> socket.socket:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import asyncssh
 
 from comfytunnel.config import TunnelConfig
 from comfytunnel.tunnel.dial import Resolver, dial
-from comfytunnel.tunnel.hostkeys import HostKeys, Verdict, fingerprint, name_of
+from comfytunnel.tunnel.hostkeys import Verdict, fingerprint
 from comfytunnel.tunnel.link import LinkError
+from comfytunnel.tunnel.target import Survey
 
 LOOK_DEADLINE = 10.0  # seconds; a person waits, and an instance that is still starting is no reason to
 
@@ -50,32 +50,17 @@ async def look(config: TunnelConfig) -> Look:
 
 
 async def _look(config: TunnelConfig) -> Look:
-    where: dict[str, Any] = {
-        "host": config.host,
-        "port": config.port or (),
-        "tunnel": config.proxy_jump or (),
-        "proxy_command": config.proxy_command or (),
-        "config": [str(config.ssh_config)] if config.ssh_config and config.ssh_config.is_file() else None,
-    }
-    alias = {"host_key_alias": config.host_key_alias} if config.host_key_alias else {}
-    resolved = await asyncio.to_thread(
-        partial(asyncssh.SSHClientConnectionOptions, **where, **alias, client_keys=None, known_hosts=None)
-    )
-    name = name_of(resolved.host, resolved.port, resolved.host_key_alias)
-    known = HostKeys(config.known_hosts, config.host_key).known(name)
-    direct = not (resolved.tunnel or resolved.proxy_command)
-    sock = await dial(resolved.host, resolved.port, Resolver()) if direct else None
+    target = await Survey(config, with_keys=False).target()
+    sock = await dial(target.options.host, target.options.port, Resolver()) if target.direct else None
     try:
         key = await asyncssh.get_server_host_key(
-            **where,
-            sock=sock,
-            server_host_key_algs=f"^{','.join(known.algorithms)}" if known.algorithms else (),
+            **target.way, sock=sock, server_host_key_algs=target.algorithms
         )
     finally:
         if sock is not None:
             sock.close()
     if key is None:
         return Look("unreachable", detail="The host showed no key.")
-    verdict = known.verdict(key)
+    verdict = target.known.verdict(key)
     detail = f"The key is marked as revoked in {config.known_hosts}." if verdict == "revoked" else ""
     return Look(_STATUS[verdict], fingerprint(key), key.get_algorithm(), detail)

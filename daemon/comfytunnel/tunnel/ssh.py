@@ -8,22 +8,20 @@ refused because nothing listens there (that is ComfyUI's affair, not ours); that
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import asyncssh
 
 from comfytunnel.config import TunnelConfig
-from comfytunnel.tunnel import keys
 from comfytunnel.tunnel.channels import Channels
 from comfytunnel.tunnel.dial import Resolver, dial, reset_on_close
-from comfytunnel.tunnel.hostkeys import HostKeys, name_of
+from comfytunnel.tunnel.hostkeys import HostKeys
 from comfytunnel.tunnel.link import Channel, Facts, LinkError, Sink
 from comfytunnel.tunnel.state import Cause, Code
+from comfytunnel.tunnel.target import Survey
 from comfytunnel.tunnel.witness import Witness, cause_of
 
 HANDSHAKE_DEADLINE = 15.0  # seconds from TCP to a judged host key: six round trips of a bad satellite line
@@ -44,6 +42,7 @@ class SshOpener:
         self._resolver = resolver
         self._on_refused = on_refused
         self._host_keys = HostKeys(config.known_hosts, config.host_key)
+        self._survey = Survey(config, with_keys=True)
 
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[SshLink]:
@@ -67,55 +66,32 @@ class SshOpener:
 
     async def _connect(self, witness: Witness, jumps: AsyncExitStack) -> asyncssh.SSHClientConnection:
         config = self._config
-        ssh_config = [str(config.ssh_config)] if config.ssh_config and config.ssh_config.is_file() else None
-        where: dict[str, Any] = {
-            "host": config.host,
-            "port": config.port or (),
-            "username": config.user or (),
-            "config": ssh_config,
-            "tunnel": config.proxy_jump or (),
-            "proxy_command": config.proxy_command or (),
-            "host_key_alias": config.host_key_alias or (),
-        }
-        resolved = await asyncio.to_thread(
-            partial(asyncssh.SSHClientConnectionOptions, **where, client_keys=None, known_hosts=None)
-        )
-        name = name_of(resolved.host, resolved.port, resolved.host_key_alias)
-        try:
-            known = self._host_keys.known(name)
-        except OSError as error:
-            raise LinkError(
-                Cause(Code.HOST_KEY_UNKNOWN, f"{config.known_hosts} cannot be read: {error.strerror}.")
-            ) from error
-        agent = _agent(config.agent)
-        if agent == ():
-            agent = resolved.config.get("IdentityAgent", os.environ.get("SSH_AUTH_SOCK"))
-        agent = None if agent in ("", "none") else agent
-        has_agent = agent is not None
-        files = await asyncio.to_thread(partial(keys.check, config.identity_files, has_agent=has_agent))
-        if isinstance(resolved.tunnel, str) and resolved.tunnel:
-            where["tunnel"] = await _jump(resolved.tunnel, ssh_config, jumps)
-        direct = not (resolved.tunnel or resolved.proxy_command)
-        sock = await dial(resolved.host, resolved.port, self._resolver) if direct else None
-        witness.judge = partial(self._host_keys.judge, name)
+        target = await self._survey.target()
+        options, way = target.options, target.way
+        if isinstance(options.tunnel, str) and options.tunnel:
+            way = {**way, "tunnel": await _jump(options.tunnel, way["config"], jumps)}
+        sock = await dial(options.host, options.port, self._resolver) if target.direct else None
+        witness.authorities = target.known.authorities
+        witness.judge = partial(self._host_keys.judge, target.name)
         try:
             async with asyncio.timeout(HANDSHAKE_DEADLINE) as deadline:
                 witness.on_host_key = lambda: deadline.reschedule(
                     asyncio.get_running_loop().time() + LOGIN_DEADLINE
                 )
                 return await asyncssh.connect(
-                    **where,
+                    **way,
+                    username=config.user or (),
+                    host_key_alias=config.host_key_alias or (),
                     sock=sock,
                     client_factory=witness.client,
-                    # Plain host keys are judged by us alone; asyncssh only gets what it must check inside certificates.
-                    known_hosts=lambda _host, _addr, _port: (
-                        [],
-                        list(known.authorities),
-                        list(known.revoked),
-                    ),
-                    server_host_key_algs=f"^{','.join(known.algorithms)}" if known.algorithms else (),
-                    client_keys=files or (None if config.identity_files and not has_agent else ()),
-                    agent_path=agent,
+                    # The witness judges host keys and authorities; asyncssh only gets what it must not even ask about.
+                    known_hosts=lambda _host, _addr, _port: ([], [], list(target.known.revoked)),
+                    x509_trusted_certs=None,  # nothing that known_hosts does not name is trusted
+                    x509_trusted_cert_paths=None,
+                    server_host_key_algs=target.algorithms,
+                    client_keys=list(target.key_files)
+                    or (None if config.identity_files and target.agent is None else ()),
+                    agent_path=target.agent,
                     agent_forwarding=False,
                     x11_forwarding=False,
                     password_auth=False,
@@ -133,8 +109,8 @@ class SshOpener:
                 sock.close()
             if (
                 isinstance(error, OSError)
-                and resolved.proxy_command
-                and error.filename == resolved.proxy_command[0]
+                and options.proxy_command
+                and error.filename == options.proxy_command[0]
             ):
                 cause = Cause(Code.CONFIG_ERROR, f"ProxyCommand {error.filename}: {error.strerror}.")
                 raise LinkError(cause) from error
@@ -257,10 +233,3 @@ class SshLink:
         """End the link now; unsent bytes die with it."""
         self._channels.reset()
         await _end(self._conn)
-
-
-def _agent(setting: str) -> Any:
-    """The config's `agent` in asyncssh's words: a path, None for none, () for what ssh would use."""
-    if setting == "none":
-        return None
-    return str(Path(setting).expanduser()) if setting else ()

@@ -1,0 +1,110 @@
+"""Where a link goes, as ssh_config, known_hosts and the environment have it: read once for each try, the same for a link and a look.
+
+All that reading blocks, and may block for ever (`Match exec`, a FIFO, a dead network disk): it has a thread of its own that nobody
+waits for at exit, one reading in flight, and a deadline. Nothing is sent here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from comfytunnel.config import TunnelConfig
+from comfytunnel.tunnel import keys
+from comfytunnel.tunnel.dial import in_thread
+from comfytunnel.tunnel.hostkeys import HostKeys, Known, name_of
+from comfytunnel.tunnel.link import LinkError
+from comfytunnel.tunnel.state import Cause, Code
+
+READ_DEADLINE = 10.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`way` is what asyncssh's functions need to get there, in their words; `options` what they make of it."""
+
+    way: dict[str, Any]
+    options: asyncssh.SSHClientConnectionOptions
+    name: str  # in known_hosts
+    known: Known
+    agent: str | None = None  # socket of the agent, if keys were asked for
+    key_files: tuple[str, ...] = ()  # those that asyncssh may load
+
+    @property
+    def direct(self) -> bool:
+        """Whether we dial the host ourselves: no jump host, no command."""
+        return not (self.options.tunnel or self.options.proxy_command)
+
+    @property
+    def algorithms(self) -> str | tuple[()]:
+        """`server_host_key_algs`: a server with several keys is asked for the known one first."""
+        return f"^{','.join(self.known.algorithms)}" if self.known.algorithms else ()
+
+
+class Survey:
+    """Reads the target of one config. `with_keys`: the agent and the private keys too."""
+
+    def __init__(self, config: TunnelConfig, *, with_keys: bool) -> None:
+        self._read = partial(_read, config, with_keys=with_keys)
+        self._flight: asyncio.Future[Target] | None = None
+
+    async def target(self) -> Target:
+        """Takes READ_DEADLINE at most. Raises LinkError with the cause, or what asyncssh has against the settings."""
+        if self._flight is None or self._flight.done():
+            self._flight = in_thread(self._read, "survey")
+        try:
+            async with asyncio.timeout(READ_DEADLINE):
+                return await asyncio.shield(self._flight)
+        except TimeoutError:
+            raise LinkError(
+                Cause(
+                    Code.KEY_UNREADABLE,
+                    f"ssh_config, known_hosts and the keys could not be read in {READ_DEADLINE:.0f} s.",
+                    "A `Match exec` that hangs, a named pipe, or a disk that does not answer?",
+                )
+            ) from None
+
+
+def _read(config: TunnelConfig, *, with_keys: bool) -> Target:
+    way: dict[str, Any] = {
+        "host": config.host,
+        "port": config.port or (),
+        "config": [str(config.ssh_config)] if config.ssh_config and config.ssh_config.is_file() else None,
+        "tunnel": config.proxy_jump or (),
+        "proxy_command": config.proxy_command or (),
+    }
+    options = asyncssh.SSHClientConnectionOptions(
+        **way,
+        username=config.user or (),
+        host_key_alias=config.host_key_alias or (),
+        client_keys=None,
+        known_hosts=None,
+        x509_trusted_certs=None,
+        x509_trusted_cert_paths=None,
+    )
+    name = name_of(options.host, options.port, options.host_key_alias)
+    try:
+        known = HostKeys(config.known_hosts, config.host_key).known(name)
+    except OSError as error:
+        raise LinkError(
+            Cause(Code.HOST_KEY_UNKNOWN, f"{config.known_hosts} cannot be read: {error.strerror}.")
+        ) from error
+    if not with_keys:
+        return Target(way, options, name, known)
+    agent = _agent(config, options)
+    files = keys.check(config.identity_files, has_agent=agent is not None)
+    return Target(way, options, name, known, agent, tuple(files))
+
+
+def _agent(config: TunnelConfig, options: asyncssh.SSHClientConnectionOptions) -> str | None:
+    """The agent's socket: the config's, else what ssh would use."""
+    if config.agent and config.agent != "none":
+        return str(Path(config.agent).expanduser())
+    found = config.agent or options.config.get("IdentityAgent", os.environ.get("SSH_AUTH_SOCK"))
+    return None if found in (None, "", "none") else str(found)
