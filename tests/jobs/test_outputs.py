@@ -6,14 +6,16 @@ import asyncio
 import errno
 import os
 import resource
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from comfytunnel.demo.faults import EVIL_NAMES
-from comfytunnel.jobs.landing import Landing, Trouble, trouble
+from comfytunnel.jobs.landing import RESERVE, Landing, Trouble, trouble
 from comfytunnel.jobs.model import Stage, Status
+from comfytunnel.jobs.outputs import _disk
 from tests.jobs.bench import Bench, picture
 from tests.jobs.test_road import assert_whole, named
 
@@ -199,6 +201,40 @@ def test_too_little_room_is_seen_before_the_first_byte(tmp_path: Path) -> None:
         landing.open(2**62)
     landing.drop()
     assert not list(tmp_path.iterdir())
+
+
+def test_some_room_is_left_for_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both before the first byte and when the disk fills up meanwhile."""
+    room = os.statvfs(tmp_path)
+    part = Landing(tmp_path, ".x.part")
+    with pytest.raises(OSError, match="No space"):
+        part.open(room.f_bavail * room.f_frsize - RESERVE // 2)
+    part.drop()
+    part.open(None)
+    monkeypatch.setattr("comfytunnel.jobs.landing.RESERVE", 2**62)
+    with pytest.raises(OSError, match="No space"):
+        part.write(b"x")
+    part.drop()
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_thread_that_writes_is_awaited_however_often_we_are_cancelled(tmp_path: Path) -> None:
+    """Its descriptors are closed once `_disk` has returned."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    doing = asyncio.create_task(_disk(work, tmp_path))
+    await asyncio.to_thread(begun.wait, 10)
+    for _ in range(3):
+        doing.cancel()
+        await asyncio.wait([doing], timeout=0.05)
+        assert not doing.done()
+    go_on.set()
+    await asyncio.wait([doing])
+    assert doing.cancelled()
 
 
 def test_without_hard_links_nothing_is_overwritten_either(

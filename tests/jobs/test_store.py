@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from comfytunnel.errors import StateError, UsageError
+from comfytunnel.jobs import schema
 from comfytunnel.jobs.model import IllegalMoveError, Job, NewJob, Output, Stage, Status
 from comfytunnel.jobs.store import Store
 
@@ -189,3 +190,20 @@ async def test_after_close_it_says_so(tmp_path: Path) -> None:
     await store.close()
     with pytest.raises(StateError):
         await store.get("x")
+
+
+async def test_a_mistake_of_ours_in_a_migration_leaves_the_database_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "jobs.db"
+    opened = await Store.open(path)
+    job = await opened.add(NEW, now=NOW)
+    await opened.close()
+    with monkeypatch.context() as newer:
+        newer.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "ALTER TABLE job ADD COLUMN nonsense;"))
+        with pytest.raises(StateError):
+            await Store.open(path)
+    opened = await Store.open(path)
+    assert opened.notice is None
+    assert await opened.get(job.id) == job
+    await opened.close()

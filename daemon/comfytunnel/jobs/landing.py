@@ -2,7 +2,8 @@
 
 Synchronous; outputs.py runs it on a thread. All work is relative to the folder's descriptor, and no symlink is followed below the
 folder that the user chose. Running it again after a crash at any point ends with one file: a name that is taken by the very same bytes is
-taken as ours (we crashed between naming and noting it, or ComfyUI gave out a cached file), any other gets the next number.
+taken as ours (we crashed between naming and noting it, or ComfyUI gave out a cached file), any other gets the next number. But where the
+file system knows no hard links, a crash in the moment between taking the name and filling it leaves an empty file of that name.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """EFBIG: the limit on file sizes of this process or file system; to the user it is the same trouble."""
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 MAX_NUMBER = 100_000
+RESERVE = 64 * 1024**2
+"""Bytes that are left free: the job database, which is often on the same disk, must be able to go on."""
 
 
 class Trouble(Exception):  # noqa: N818 (not a mistake: a state of the user's disk, which may mend by itself)
@@ -70,15 +73,12 @@ class Landing:
         self.blake3 = ""
 
     def open(self, expected: int | None) -> None:
-        """Make the folder and the .part. With `expected` bytes to come, fails at once if there is no room for them."""
+        """Make the folder and the .part. Fails at once if there is no room for the `expected` bytes (None: unknown) and RESERVE."""
         from blake3 import blake3  # here, so that a daemon without jobs never pays for the import
 
         self._folder.mkdir(parents=True, exist_ok=True)
         self._dir = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        if expected is not None:
-            room = os.fstatvfs(self._dir)
-            if room.f_bavail * room.f_frsize < expected:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._need(expected or 0)
         # Unlinked, never truncated: after a crash the old .part may share its bytes with the finished file.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._part, dir_fd=self._dir)
@@ -86,7 +86,13 @@ class Landing:
         self._file = os.open(self._part, flags, 0o666, dir_fd=self._dir)
         self._sha256, self._blake3 = hashlib.sha256(), blake3()
 
+    def _need(self, size: int) -> None:
+        room = os.fstatvfs(self._dir)
+        if room.f_bavail * room.f_frsize < size + RESERVE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def write(self, data: bytes) -> None:
+        self._need(len(data))
         view = memoryview(data)
         while view:
             view = view[os.write(self._file, view) :]

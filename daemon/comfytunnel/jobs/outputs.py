@@ -9,6 +9,7 @@ is recorded is not fetched again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -148,12 +149,15 @@ async def _download(
 
 
 async def _disk(work: Callable[[], T], folder: Path) -> T:
-    """Run `work` on a thread and see it end even when we are cancelled: it holds descriptors that we close afterwards."""
+    """Run `work` on a thread and see it end even when we are cancelled, and again: it holds descriptors that we close afterwards."""
     doing = asyncio.get_running_loop().run_in_executor(None, work)
     try:
         return await asyncio.shield(doing)
     except asyncio.CancelledError:
-        await asyncio.wait([doing])
+        while not doing.done():
+            with contextlib.suppress(asyncio.CancelledError):  # raised below
+                await asyncio.wait([doing])
+        doing.exception()  # seen: what became of it matters no more
         raise
     except OSError as error:
         raise trouble(error, folder) from error

@@ -50,6 +50,13 @@ CHECKED_SIZE = 32 * 1024**2
 
 BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
+TABLES = frozenset({"counter", "meta", "jobs", "workflows", "outputs"})
+"""What a file that has had the first migration holds; before it, it holds nothing."""
+
+
+class _WrongContent(sqlite3.DatabaseError):
+    """The file is a database and not, or not whole, ours."""
+
 
 def open_database(path: Path, now: datetime) -> tuple[sqlite3.Connection, str | None]:
     """A connection to a database of this version, and what the user must be told. Raises StateError."""
@@ -90,12 +97,16 @@ def _open(path: Path) -> sqlite3.Connection:
         if path.stat().st_size <= CHECKED_SIZE:
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+                raise _WrongContent(verdict)
+        names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if names if version == 0 else TABLES - names:
+            raise _WrongContent("its tables are not those of comfytunnel")
         for number in range(version, len(MIGRATIONS)):
             connection.executescript(
                 f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version={number + 1}; COMMIT;"
             )
-        connection.execute("SELECT revision FROM counter").fetchone()
+        if connection.execute("SELECT revision FROM counter").fetchone() is None:
+            raise _WrongContent("its counter is missing")
         return connection
     except BaseException:
         connection.close()
@@ -103,9 +114,9 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _is_broken(error: sqlite3.DatabaseError) -> bool:
+    """Nothing but damage: a mistake of ours, in a migration say, must not put the user's jobs aside."""
     code = getattr(error, "sqlite_errorcode", None)
-    missing = code == sqlite3.SQLITE_ERROR  # a table that should be there is not: somebody else's file
-    return code is None or (code & 0xFF) in BROKEN or missing
+    return isinstance(error, _WrongContent) or (code is not None and (code & 0xFF) in BROKEN)
 
 
 def _move_aside(path: Path, now: datetime) -> Path:
