@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from pathlib import Path
@@ -51,6 +52,19 @@ async def test_localhost_is_both_loopback_addresses(sshd: Sshd, tmp_path: Path) 
                 writer.write(GET)
                 assert (await reader.read()).endswith(b"hello")
                 writer.close()
+
+
+def test_a_unix_socket_is_for_its_owner_from_its_first_moment(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the umask; a mode that is set after bind comes too late."""
+    monkeypatch.delattr(Path, "chmod")
+    usual = os.umask(0o002)
+    try:
+        with door._bind_unix(short_path / "s"):
+            assert (short_path / "s").stat().st_mode & 0o777 == 0o600
+    finally:
+        assert os.umask(usual) == 0o002, "the umask is as before"
 
 
 async def test_a_unix_socket_is_for_its_owner_and_a_stale_one_is_replaced(

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import signal
 import socket
+import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from comfytunnel.demo.remote import Remote
+from comfytunnel.tunnel.dial import hung_up
+from comfytunnel.tunnel.link import LinkError, Sink
 from comfytunnel.tunnel.machine import Policy
 from comfytunnel.tunnel.state import Phase, Reconnect
 from tests.fakes.relay import Relay
-from tests.fakes.sshd import free_port
+from tests.fakes.sshd import Sshd, _descendants, free_port
 from tests.tunnel.callers import MEGABYTE, all_gone, connected, echoed, inside, reset
 from tests.tunnel.conftest import (
     DEADLINE,
@@ -170,6 +175,27 @@ async def test_a_silent_link_resets_its_callers_when_it_is_given_up(far: Far, tm
                 async with asyncio.timeout(5):
                     await reader.read()
         assert await echoed(tunnel, b"again") == b"again"
+
+
+def killed(sshd: Sshd, sock: socket.socket) -> None:
+    """Kill the connections' processes and wait until the kernel here has seen it, all within one turn of the loop."""
+    for pid in _descendants(sshd._pid()):
+        os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + DEADLINE
+    while not hung_up(sock):
+        assert time.monotonic() < end, "the kernel sees the end"
+
+
+async def test_a_link_whose_end_only_the_kernel_has_seen_takes_no_caller(sshd: Sshd, tmp_path: Path) -> None:
+    """A spare of it looks as good as ever, and what is written into it is lost."""
+    async with service(echo) as port, near(config_for(sshd, tmp_path, port)) as tunnel:
+        link = inside(await tunnel.up())
+        await becomes(lambda: len(link._channels._spares) == 2, "the spares are open")
+        killed(sshd, link._conn.get_extra_info("socket"))
+        with pytest.raises(LinkError):
+            await link.open(cast(Sink, None))
+        await tunnel.up(after=1)
+        assert await echoed(tunnel, b"served by the next") == b"served by the next"
 
 
 @pytest.mark.parametrize("ends", ["by us", "by them"])

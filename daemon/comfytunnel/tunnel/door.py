@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -205,8 +205,11 @@ def _bind_unix(path: Path) -> socket.socket:
     try:
         if path.is_socket() and _is_stale(path):
             path.unlink()
-        listener.bind(str(path))
-        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        usual = os.umask(0o177)  # a chmod after bind would leave a moment in which others may connect
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(usual)
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError:
