@@ -9,8 +9,8 @@ The stage on disk says what may have happened, so the same code goes on after a 
 
 When may "neither queue nor history knows it" be believed after a POST without an answer? ComfyUI runs a job once the last byte of the body
 has arrived, whatever becomes of the connection, and one byte short nothing is queued. So the question is where unsent bytes can still be.
-A POST that we give up is reset, never closed (comfy/reset.py): what we held is gone, and the door, which sees the reset, aborts the SSH channel
-with what it held for it. (The looks have channels of their own, and channels are not ordered against each other: each has its own window and
+A POST that we give up is reset, never closed (comfy/reset.py): what we held is gone, and the door aborts the SSH channel, with what it held
+for it, when it sees the reset. (The looks have channels of their own, and channels are not ordered against each other: each has its own window and
 buffers.) What the door had already put into the SSH connection of link N is one ordered stream with the looks that follow through link N, so
 the far sshd has it before it sees them; and if link N is gone, it was aborted and its unsent bytes died with it. What remains is what the
 far sshd or ComfyUI's own socket holds for a moment, and for that is the settle time. Hence the one rule, for both cases and a new start:
