@@ -135,3 +135,29 @@ async def test_a_caller_that_leaves_while_its_link_is_full_is_not_delivered() ->
     assert set(link.channel.told) <= {"abort"}
     serving.cancel()
     await asyncio.wait([serving])
+
+
+async def test_what_a_caller_sent_before_it_reset_is_not_passed_on_when_reading_resumes() -> None:
+    """A POST that was given up may lie whole in the kernel's buffer behind a slow channel."""
+    link = HandLink()
+    view = Feed(View(Tunnel(phase=Phase.UP, wanted=True, link=1), link))
+    port = free_port()
+    door = Door("t", (Tcp("127.0.0.1", port),), view, hold=5, on_held=lambda _: None)
+    serving = asyncio.create_task(door.run())
+    async with asyncio.timeout(DEADLINE):
+        await door.state.until(lambda state: bool(state.listening))
+        caller = socket.create_connection(("127.0.0.1", port))
+        sink = await link.sink
+        while "resume" not in link.channel.told:  # noqa: ASYNC110 - the splice, in the loop's next turns
+            await asyncio.sleep(0)
+        sink.pause_writing()
+        caller.sendall(b"the rest of a POST")
+        reset_on_close(caller)
+        caller.close()
+        sink.resume_writing()
+        while door.open_callers:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert link.channel.told[-1] == "abort"
+    assert not any("POST" in told for told in link.channel.told)
+    serving.cancel()
+    await asyncio.wait([serving])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 import structlog
 
-from comfytunnel.tunnel.dial import hung_up, reset_on_close
+from comfytunnel.tunnel.dial import hung_up, reset_on_close, was_reset
 from comfytunnel.tunnel.link import Channel, ChannelRefused, Link, LinkError
 from comfytunnel.tunnel.state import Cause, Code, Phase
 
@@ -127,7 +127,10 @@ class Caller(asyncio.Protocol):
         self._channel = None
 
     def reset(self) -> None:
-        """Close with RST: what the caller was promised will not come."""
+        """Close both sides at once: what the caller was promised will not come, and what it sent goes no further."""
+        if self._channel is not None:
+            self._channel.abort()
+            self._channel = None
         sock = self._transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
             reset_on_close(sock)
@@ -257,7 +260,11 @@ class _Far:
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self._transport.resume_reading()
+        """A caller that has reset while we did not read gave up what it sent: none of it is passed on any more."""
+        if was_reset(self._transport.get_extra_info("socket")):
+            self._caller.reset()
+        else:
+            self._transport.resume_reading()
 
 
 def _why(view: View) -> Cause:

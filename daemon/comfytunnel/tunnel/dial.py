@@ -133,13 +133,22 @@ def hung_up(sock: socket.socket | None) -> bool:
 
     Linux tells of a FIN (POLLRDHUP); elsewhere only of what is closed in both directions.
     """
+    return _polled(sock, getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR)
+
+
+def was_reset(sock: socket.socket | None) -> bool:
+    """Whether the other side has reset the connection: what it sent before is not to be delivered any more."""
+    return _polled(sock, select.POLLERR)
+
+
+def _polled(sock: socket.socket | None, events: int) -> bool:
     if sock is None:
         return False
     if sock.fileno() < 0:
         return True
     poll = select.poll()
-    poll.register(sock.fileno(), getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))
+    poll.register(sock.fileno(), events)
+    return any(seen & events for _, seen in poll.poll(0))
 
 
 def acknowledger(sock: socket.socket | None) -> Callable[[], None]:

@@ -17,8 +17,8 @@ from comfytunnel.errors import WorkflowError
 MAX_NODES = 10_000
 """Nodes; the largest workflows that people share have about a thousand."""
 
-MAX_BYTES = 64 * 1024**2
-"""Bytes of JSON: ComfyUI refuses a body over 100 MB, and the prompt comes back in queue and history."""
+MAX_BYTES = 28 * 1024**2
+"""Bytes of JSON. The running prompt and the one behind it come back together in /queue, of which we read 64 MiB."""
 
 EXPORT_HINT = (
     'In ComfyUI open the workflow and choose "Export (API)" in the Workflow menu '
