@@ -39,6 +39,11 @@ FRONT_PAGE = "<!DOCTYPE html><html><head><title>ComfyUI</title></head><body>Comf
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+async def _some_turns() -> None:
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
 class _Slam(asyncio.Protocol):
     """A connection that is closed as soon as it is made (the fault `starting`)."""
 
@@ -71,6 +76,7 @@ class Life:
         self.engine = Engine(folders, faults, self._sockets, started, changed)
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
+        self._ended = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def begin(self, host: str, port: int) -> int:
@@ -83,7 +89,7 @@ class Life:
         await self._runner.setup()
         http = self._runner.server
         assert http is not None
-        make = lambda: _Slam() if self._faults.starting else http()  # noqa: E731 (the two protocols share no base)
+        make = lambda: _Slam() if self._faults.starting or self._ended else http()  # noqa: E731 (the two share no base)
         self._server = await asyncio.get_running_loop().create_server(make, host, port)
         self._tasks = [
             asyncio.create_task(self.engine.work(), name="stand-in worker"),
@@ -93,14 +99,19 @@ class Life:
         return bound
 
     async def end(self) -> None:
+        self._ended = True
         if self._server:
             self._server.close()
+        await (
+            _some_turns()
+        )  # aiohttp closes only what it has met: let it meet the connections that are just being accepted
         for task in self._tasks:
             task.cancel()
         # A worker that died of a re-used id with a number, or a publisher of a clientId that is a list, is part of the game.
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._runner:
             await self._runner.cleanup()
+        await _some_turns()  # asyncio closes the sockets of closed transports a turn later
 
     async def _publish(self) -> None:
         """The publisher's death is the server's (measured: client_id as a list)."""
