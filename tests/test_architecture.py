@@ -38,7 +38,13 @@ ROOMS = {
 }
 LATE = {"cli": {"app", "service", "demo"}}  # besides, but only inside the one command that needs them
 BESIDES = {"demo.run": {"client"}}  # it plays the user of a daemon, through the socket as any user does
-OWNERS = {"asyncssh": {"tunnel", "demo"}, "sqlite3": {"jobs"}, "aiosqlite": {"jobs"}, "typer": {"cli"}}
+OWNERS = {
+    "asyncssh": {"tunnel", "demo"},
+    "sqlite3": {"jobs"},
+    "aiosqlite": {"jobs"},
+    "typer": {"cli"},
+    "dbus_fast": {"watch"},
+}
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,10 @@ def test_a_file_is_short_and_says_its_law(path: Path) -> None:
         ("jobs.model", "from comfytunnel.jobs.store import Store"),
         ("jobs.run", "if TYPE_CHECKING:\n    from comfytunnel.api.server import Server"),
         ("watch.world", "def late():\n    from comfytunnel.tunnel.driver import Driver"),
+        ("watch.world", "from comfytunnel.assembly import Assembly"),
+        ("tunnel.driver", "from comfytunnel.watch.world import World"),
+        ("jobs.run", "from comfytunnel.watch.sleep import Sleep"),
+        ("notify", "def late():\n    import dbus_fast"),
         ("cli.main", "from comfytunnel import app"),
         ("demo.remote", "from comfytunnel.tunnel.ssh import SshLink"),
         ("client", "from comfytunnel.comfy.client import Client"),
@@ -193,6 +203,12 @@ def test_these_imports_would_break_a_wall(module: str, text: str) -> None:
         ("wire", "from comfytunnel.tunnel.state import Phase\nfrom comfytunnel.jobs.model import Job"),
         ("tunnel.ssh", "import asyncssh\nfrom comfytunnel.tunnel import keys\nfrom comfytunnel import feed"),
         ("api.tunnels", "from comfytunnel.tunnel.driver import View"),
+        (
+            "watch.world",
+            "from comfytunnel.tunnel.state import RouteChanged\nfrom comfytunnel.watch import route",
+        ),
+        ("watch.logind", "def late():\n    import dbus_fast"),
+        ("assembly", "from comfytunnel.watch.world import World"),
     ],
 )
 def test_these_imports_would_not(module: str, text: str) -> None:
