@@ -118,6 +118,23 @@ async def test_a_goodbye_that_takes_too_long_does_not_hold_the_machine(bus: str)
         assert await ear.next() == "wake"
 
 
+async def test_a_goodbye_that_fails_holds_nothing_and_is_not_the_last(bus: str) -> None:
+    class Broken(Ear):
+        async def on_sleep(self) -> None:
+            await super().on_sleep()
+            raise RuntimeError("told by the test")
+
+    ear = Broken()
+    async with FakeLogind(bus) as logind, listening(ear) as lines:
+        for _ in range(2):
+            await locked(logind)
+            await becomes(lambda: logind.held[-1:] == [True], "the lock is given")
+            await logind.prepare_for_sleep(True)
+            assert [await ear.next(), await ear.next()] == ["sleep", "goodbye"]
+            await becomes(lambda: True not in logind.held, "the lock is released")
+        await becomes(lambda: info(lines) == ["logind", "logind"], "both failures are logged")
+
+
 async def test_the_lock_ends_with_us(bus: str) -> None:
     async with FakeLogind(bus) as logind:
         async with listening(Ear()):

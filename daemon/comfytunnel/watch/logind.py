@@ -63,6 +63,9 @@ class Logind:
                     await _Watch(bus, ended, self._goodbye, self._say_once).run(on_sleep, on_wake)
             except (OSError, EOFError, AuthError, DBusError, InvalidAddressError) as error:
                 self._say_once("no system bus or no logind", error)
+            except Exception:
+                # Whatever the library stumbles over, or a goodbye that fails, ends a connection to the bus, never the daemon.
+                log.exception("logind")
             await asyncio.sleep(self._pause)
 
     def _say_once(self, what: str, error: Exception) -> None:
