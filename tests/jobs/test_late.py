@@ -124,7 +124,9 @@ async def test_a_post_that_is_given_up_over_a_link_that_lives_is_not_delivered_a
     monkeypatch.setattr(comfy, "SUBMIT_DEADLINE", 1.0)
     thin = Thin(bench.far.port)
     listener = socket.create_server(("127.0.0.1", 0))
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # the kernel would take 33 MB in our stead
+    listener.setsockopt(
+        socket.SOL_SOCKET, socket.SO_RCVBUF, 65536
+    )  # the kernel would take 33 MB in our stead
     server = await asyncio.start_server(thin.serve, sock=listener, limit=65536)
     client = Client(f"http://127.0.0.1:{listener.getsockname()[1]}")
     await bench.scheduler.remove_place("default")
