@@ -27,6 +27,7 @@ from comfytunnel.jobs.scheduler import JobsSettings, Scheduler
 from comfytunnel.jobs.store import Store
 from comfytunnel.notify import Notifier
 from comfytunnel.roster import Roster
+from comfytunnel.watch.world import World
 
 if TYPE_CHECKING:
     from comfytunnel.tunnel.look import Look
@@ -73,6 +74,7 @@ class _Daemon:
         self._path = config_path
         self._state_dir = state_dir
         self._notifier = notifier
+        self._lasting: wire.Cause | None = None  # trouble that no reload ends
         self._broken = asyncio.Event()  # set while the config cannot be used
 
     async def run(self, loaded: config.Config | None, broken: ConfigError | None, listener: Any) -> None:
@@ -98,7 +100,8 @@ class _Daemon:
         stop = _stop_signal()
         jobs = loaded.jobs if loaded else config.JobsConfig()
         self._scheduler = Scheduler(store, {}, _settings(jobs))
-        self._tunnels = Roster(self._scheduler, group)
+        world = World(goodbye=self._before_sleep, on_wake=lambda: self._scheduler.sleep(asleep=False))
+        self._tunnels = Roster(self._scheduler, world, group)
         context = Context(
             tunnels=self._tunnels,
             store=store,
@@ -108,7 +111,8 @@ class _Daemon:
             started_at=datetime.now(UTC),
         )
         if store.notice:
-            self._tunnels.trouble(wire.Cause("state_broken", store.notice))
+            self._lasting = wire.Cause("state_broken", store.notice)
+            self._tunnels.trouble(self._lasting)
         if loaded:
             await self._tunnels.apply(loaded.tunnels)
         if broken:
@@ -118,6 +122,7 @@ class _Daemon:
             self._notifier.ready()
             others = [
                 group.create_task(self._scheduler.run(), name="jobs"),
+                group.create_task(world.run(), name="world"),
                 group.create_task(self._follow_demand(), name="demand"),
                 group.create_task(self._say_status(), name="status"),
                 group.create_task(self._follow_config(), name="config"),
@@ -145,7 +150,7 @@ class _Daemon:
         done = await self._tunnels.apply(loaded.tunnels)
         self._scheduler.apply(_settings(loaded.jobs))
         self._broken.clear()
-        self._tunnels.trouble(None)
+        self._tunnels.trouble(self._lasting)
         logger.info("config", **done)
         return {"reloaded": str(self._path), **done}
 
@@ -177,6 +182,11 @@ class _Daemon:
             asked.clear()
             with contextlib.suppress(ConfigError):  # said in the log; the config before stays
                 await self.reload()
+
+    async def _before_sleep(self) -> None:
+        """Close ComfyUI's websockets while there are links to close them through: it must keep no hung client."""
+        self._scheduler.sleep(asleep=True)
+        await self._scheduler.hushed()
 
     # --- feeds to gates ---------------------------------------------------------------------------------------------
 

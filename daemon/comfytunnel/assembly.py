@@ -23,14 +23,17 @@ from comfytunnel.tunnel.driver import Driver, View
 from comfytunnel.tunnel.machine import ALIVE, PAUSED, Policy
 from comfytunnel.tunnel.ssh import SshOpener
 from comfytunnel.tunnel.state import (
+    AboutToSleep,
     Cause,
     Code,
     ConfigChanged,
     Phase,
     Reconnect,
+    RouteChanged,
     TrustChanged,
     Tunnel,
     Want,
+    Woke,
 )
 
 TRUST_LOOK = 5.0  # seconds between looks at known_hosts while we are halted because of it
@@ -61,6 +64,8 @@ class Assembly:
         self._since = datetime.now(UTC)
         self._ssh = wire.Ssh(host=config.host, port=config.port, user=config.user)
         self._link: Feed[int | None] = Feed(None)
+        self._peer: str | None = None
+        self._local: str | None = None
         self._health = Health(place.client, self._link, busy=busy)
         self._driver = Driver(config.name, self._opener(config), _policy(config))
         self._door = Door(
@@ -133,9 +138,12 @@ class Assembly:
                 phase, self._since = view.tunnel.phase, datetime.now(UTC)
             if view.link is not None:
                 facts = view.link.facts
+                self._peer, self._local = facts.peer_address, facts.local_address
                 self._ssh = wire.Ssh(
                     facts.host, facts.port, facts.user, facts.host_key, facts.server_version, facts.banner
                 )
+            elif view.tunnel.phase not in ALIVE:
+                self._local = None
             self._open_gate()
 
     async def _follow_health(self) -> None:
@@ -189,6 +197,23 @@ class Assembly:
             return Waits("connecting", "The tunnel is connecting.")
         report = self._health.state.value
         return Waits(f"comfyui_{report.state.value}", _COMFYUI[report.state], report.detail or "")
+
+    # --- the world's subject: see watch.world ------------------------------------------------------------------------
+
+    def peer(self) -> str | None:
+        return self._peer
+
+    def local(self) -> str | None:
+        return self._local
+
+    def streaming(self) -> bool:
+        return self._door.streaming
+
+    def tell(self, event: RouteChanged | Woke | AboutToSleep) -> None:
+        self._driver.tell(event)
+
+    async def taken(self) -> None:
+        await self._driver.taken()
 
     # --- announced --------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from comfytunnel.errors import NotFoundError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.model import Waits
 from comfytunnel.jobs.scheduler import Gate, Place, Scheduler
+from comfytunnel.watch.world import World
 
 if TYPE_CHECKING:
     from comfytunnel.assembly import Assembly
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 class Roster:
     """The set of tunnels as the API sees it, and the owner of their tasks. Satisfies api.context.Tunnels."""
 
-    def __init__(self, scheduler: Scheduler, group: asyncio.TaskGroup) -> None:
+    def __init__(self, scheduler: Scheduler, world: World, group: asyncio.TaskGroup) -> None:
         self.changed: Feed[int] = Feed(0)
         self._scheduler = scheduler
+        self._world = world
         self._group = group
         self._started = datetime.now(UTC)
         self._configs: dict[str, TunnelConfig] = {}
@@ -161,6 +163,7 @@ class Roster:
             on_change=self.poke,
         )
         self._assemblies[name] = assembly
+        self._world.add(name, assembly)
         wanted = self._wanted.setdefault(name, True)
         self._tasks[name] = self._group.create_task(assembly.run(wanted=wanted), name=name)
         self._tasks[name].add_done_callback(lambda _: self.poke())
@@ -173,6 +176,7 @@ class Roster:
         tasks = []
         for name in names:
             self._assemblies.pop(name, None)
+            self._world.remove(name)
             if name in self._places:
                 await self._places[name].client.close()
             if name in self._tasks:

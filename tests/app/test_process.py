@@ -12,7 +12,8 @@ from pathlib import Path
 
 from comfytunnel.client import Client
 from comfytunnel.demo.remote import Remote
-from tests.app.world import DEADLINE, World
+from tests.app.world import DEADLINE, World, workflow
+from tests.watch.logind import FakeLogind, bus_at
 
 WEBSOCKET = (
     b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -255,3 +256,39 @@ async def test_wait_without_a_daemon_says_so(world: World) -> None:
     code, _, err = await world.run("wait", "--timeout", "0.2")
     assert code == 3
     assert "comfytunnel daemon" in err
+
+
+async def test_a_process_that_stood_still_asks_its_link_and_replaces_a_dead_one(world: World) -> None:
+    """As after a sleep that no clock shows: the tick comes late, and silence through the old link is not waited for."""
+    world.write_config(keepalive_interval=300)
+    await world.start()
+    assert world.process is not None
+    links = (await world.ask(lambda: world.client.tunnel("default"))).counters.links
+    os.kill(world.process.pid, signal.SIGSTOP)
+    world.remote.freeze()
+    await asyncio.sleep(11)  # what is tested is that time passes: a tick of 5 s that is at least 5 s late
+    os.kill(world.process.pid, signal.SIGCONT)
+    tunnel = await world.until(
+        lambda: world.client.tunnel("default"),
+        lambda found: found.phase == "up" and found.counters.links > links,
+    )
+    assert tunnel.cause is None
+    assert "a late tick" in world.log.read_text()
+    assert (await world.fetch())[0] == 200
+
+
+async def test_before_an_announced_sleep_the_link_is_closed_and_comes_back_after_it(world: World) -> None:
+    """ComfyUI must keep no hung client; the job that runs meanwhile is none the worse."""
+    async with bus_at(world.base / "bus") as address, FakeLogind(address) as logind:
+        await world.start(DBUS_SYSTEM_BUS_ADDRESS=address)
+        job = await world.submit(workflow(8, seconds=4.0))
+        async with asyncio.timeout(DEADLINE):
+            await world.comfyui.until(lambda: job.id in world.comfyui.executions)
+            await logind.asked.get()
+            await logind.prepare_for_sleep(True)
+        await world.until(lambda: logind.held[0], lambda held: not held)
+        assert world.remote.connections == 0
+        await logind.prepare_for_sleep(False)
+        await world.ask(lambda: world.client.wait(timeout=DEADLINE))
+        assert (await world.end_of(job)).status == "succeeded"
+        assert world.comfyui.executions == [job.id]

@@ -13,6 +13,7 @@ from comfytunnel.jobs.model import NewJob
 from comfytunnel.jobs.scheduler import JobsSettings, Scheduler
 from comfytunnel.jobs.store import Store
 from comfytunnel.roster import Roster
+from comfytunnel.watch.world import World
 from tests.app.world import workflow
 from tests.fakes.sshd import free_port
 
@@ -39,7 +40,7 @@ async def roster(folder: Path, *, waiting: bool = False) -> AsyncIterator[tuple[
         await store.add(NewJob(workflow=workflow()), now=datetime.now(UTC))
     async with asyncio.TaskGroup() as group:
         scheduler = Scheduler(store, {}, JobsSettings(output_dir=folder))
-        made = Roster(scheduler, group)
+        made = Roster(scheduler, World(), group)
         jobs = group.create_task(scheduler.run())
         yield made, scheduler
         await made.stop()

@@ -40,6 +40,9 @@ class Tunnel:
     def tell(self, event: WorldEvent) -> None:
         self.told.append(event)
 
+    async def taken(self) -> None:
+        pass
+
 
 class Hands:
     """Everything of a World that the test moves by hand, and how often it looked."""
@@ -56,13 +59,16 @@ class Hands:
 
         self.ring: Callable[[], None] | None = None
         self.broken: OSError | None = None
-        more = {"goodbye": goodbye} if goodbye else {}
+
+        async def silent() -> None:
+            pass
+
         self.world = Counting(
             bell=self._bell,
             sleep=Sleep(Clocks(lambda: self.through, lambda: self.running)),
             announcer=self,
             interval=NEVER,
-            **more,
+            goodbye=goodbye or silent,
         )
 
     async def _bell(self, ring: Callable[[], None]) -> None:
@@ -287,4 +293,4 @@ async def test_before_sleep_each_tunnel_hears_whether_it_streams_and_goodbyes_ar
     hands.world.add("busy", busy)
     await hands.world.on_sleep()
     assert (quiet.told, busy.told) == ([AboutToSleep(streaming=False)], [AboutToSleep(streaming=True)])
-    assert said == ["after [1, 1]"]
+    assert said == ["after [0, 0]"], "while the links still live"

@@ -50,6 +50,9 @@ class Tunnel:
             self._local = None
         say(event="route", address=event.route.address, orphaned=event.orphaned)
 
+    async def taken(self) -> None:
+        pass
+
 
 class Watched(World):
     looks = 0

@@ -31,10 +31,12 @@ PAUSE_MIN, PAUSE_MAX = 0.25, 5.0
 
 
 class Listener:
-    """Set `wanted`; `heard` gets every event."""
+    """Set `wanted`; `heard` gets every event. `open` is what is; `hurry`: do not linger."""
 
     def __init__(self, place: Place, client_id: str, heard: Callable[[Event], None]) -> None:
         self.wanted: Feed[bool] = Feed(False)
+        self.open: Feed[bool] = Feed(False)
+        self.hurry = asyncio.Event()
         self._place = place
         self._client_id = client_id
         self._heard = heard
@@ -70,19 +72,25 @@ class Listener:
             await asyncio.sleep(pause)
 
     async def _read(self) -> None:
-        async with listen(self._place.client, self._client_id) as events:
-            async for event in events:
-                if isinstance(event, QueueChanged):
-                    self._told, self._differs_since = event.remaining, None
-                self._heard(event)
+        try:
+            async with listen(self._place.client, self._client_id) as events:
+                self.open.set(True)
+                async for event in events:
+                    if isinstance(event, QueueChanged):
+                        self._told, self._differs_since = event.remaining, None
+                    self._heard(event)
+        finally:
+            self.open.set(False)
 
     async def _unused(self) -> None:
         while True:
             await self.wanted.until(lambda wanted: not wanted)
             try:
                 async with asyncio.timeout(LINGER):
-                    await self.wanted.until(bool)
+                    await _first(self.wanted.until(bool), self.hurry.wait())
             except TimeoutError:
+                return
+            if self.hurry.is_set():
                 return
 
     async def _other_than(self, link: int | None) -> None:

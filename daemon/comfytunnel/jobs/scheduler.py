@@ -188,6 +188,11 @@ class Scheduler:
         for station in self._stations.values():
             station.sleep(asleep=asleep)
 
+    async def hushed(self) -> None:
+        """Wait until no websocket is open. The caller sets the deadline."""
+        for station in list(self._stations.values()):
+            await station.listener.open.until(lambda is_open: not is_open)
+
     def progress(self, job_id: str) -> LiveProgress | None:
         """The latest snapshot of a job that runs or is being fetched, else None."""
         run = self._run_of(job_id)

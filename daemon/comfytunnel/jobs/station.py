@@ -186,6 +186,7 @@ class Station:
     def sleep(self, *, asleep: bool) -> None:
         """Close the websocket before the machine sleeps: the server must keep no hung client."""
         self.asleep = asleep
+        (self.listener.hurry.set if asleep else self.listener.hurry.clear)()
         self._changed()
 
     def _heard(self, event: Event) -> None:

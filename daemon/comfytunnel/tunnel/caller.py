@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 EARLY_LIMIT = 64 << 10  # bytes kept of a caller that has no channel yet; then its socket is not read
+BULK = 16 << 10  # bytes in one read that only a transfer brings
 _WRITE_LIMIT = 1 << 20  # bytes on their way to a slow caller before its channel is no longer read
 _FIRST_BYTES = 1.0  # seconds that a caller without hope gets to show that it speaks HTTP
 _DRAIN = 2.0  # seconds that it gets to read its 503
@@ -238,10 +239,13 @@ class _Far:
         self._caller = caller
         self._transport = transport
         self._door = door
+        self._loop = asyncio.get_running_loop()
         self._complete = False
 
     def data_received(self, data: bytes) -> None:
         self._door.tally.bytes_in += len(data)
+        if len(data) >= BULK:
+            self._door.bulk_at = self._loop.time()
         self._transport.write(data)
 
     def eof_received(self) -> None:

@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 BIND_AGAIN = 5.0  # seconds between tries for a port that is taken
 BACKLOG = 1024  # callers that the kernel keeps for us while the loop is busy
 CALLERS_MOST = 4096  # open callers; more is a runaway program, and each may hold memory
+STREAMING = 2.0  # seconds since a large read in which a transfer counts as going on
 STOP_GRACE = 1.5  # seconds that open calls get on stop
 
 
@@ -68,6 +69,7 @@ class Door:
         self.view = view
         self.hold = hold
         self.tally = Tally()
+        self.bulk_at = float("-inf")
         self.state: Feed[Doorway] = Feed(Doorway())
         self._endpoints = endpoints
         self._on_held = on_held
@@ -75,6 +77,11 @@ class Door:
         self._held: set[Caller] = set()
         self._causes: dict[Endpoint, Cause] = {}
         self._servers: dict[Endpoint, asyncio.Server] = {}
+
+    @property
+    def streaming(self) -> bool:
+        """Whether a caller moves bulk data just now."""
+        return asyncio.get_running_loop().time() - self.bulk_at < STREAMING
 
     @property
     def open_callers(self) -> int:

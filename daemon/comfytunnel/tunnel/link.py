@@ -70,6 +70,7 @@ class Facts:
     server_version: str | None = None
     banner: str | None = None
     local_address: str | None = None
+    peer_address: str | None = None  # of the first hop; none behind a jump host or a command
 
 
 class Link(Protocol):

@@ -169,7 +169,8 @@ class SshLink:
         self._witness = witness
         self._channels = Channels(conn, config.remote, config.spares, witness.why_ended, on_refused)
         host_key = conn.get_server_host_key()
-        local = conn.get_extra_info("sockname")
+        direct = conn.get_extra_info("socket") is not None
+        local, peer = conn.get_extra_info("sockname"), conn.get_extra_info("peername")
         self.facts = Facts(
             host=config.host,
             port=conn.get_extra_info("port") or 0,
@@ -177,7 +178,8 @@ class SshLink:
             host_key=host_key.get_fingerprint() if host_key else None,
             server_version=str(conn.get_extra_info("server_version") or "")[:255],
             banner=witness.banner or None,
-            local_address=str(local[0]) if local else None,
+            local_address=str(local[0]) if direct and local else None,
+            peer_address=str(peer[0]) if direct and peer else None,
         )
 
     @property

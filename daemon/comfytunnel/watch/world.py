@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 QUIET = 0.2  # seconds without a ring before we look: a move from Wi-Fi to Ethernet is some twenty messages in 10 ms
 MOST = 2.0  # seconds after the first ring that we look at the latest, however restless the network is
+FAREWELL = 1.0  # seconds for the websockets to close before sleep; half of what logind lets us have
 SAME_SLEEP = 5.0  # seconds awake; logind's word that comes so soon after another sign of waking is about the same sleep
 
 WorldEvent = RouteChanged | Woke | AboutToSleep
@@ -49,6 +50,10 @@ class Subject(Protocol):
         """Take an event."""
         ...
 
+    async def taken(self) -> None:
+        """Wait until the events that were told have been acted upon."""
+        ...
+
 
 class Announcer(Protocol):
     """Says that the machine will sleep and that it woke: see Logind."""
@@ -66,20 +71,22 @@ BELLS: dict[str, Bell] = {"linux": bell_linux.bell, "darwin": bell_macos.bell}
 class World:
     """run() is called once; add() and remove() from the event loop at any time.
 
-    `goodbye` is awaited before sleep, when every tunnel has been told: what must reach the far side first (the websocket's close)
-    belongs there, and gets logind's GOODBYE seconds. The rest is for tests: the platform's own is the default.
+    `goodbye` is awaited before sleep, while the links still live: what must reach the far side first (the websocket's close)
+    belongs there, and gets FAREWELL seconds. `on_wake` is called after each sleep, when the tunnels have been told. The rest is for tests: the platform's own is the default.
     """
 
     def __init__(
         self,
         *,
         goodbye: Callable[[], Awaitable[None]] = _nothing,
+        on_wake: Callable[[], None] = lambda: None,
         bell: Bell | None = None,
         sleep: Sleep | None = None,
         announcer: Announcer | None = None,
         interval: float = TICK,
     ) -> None:
         self._goodbye = goodbye
+        self._after_waking = on_wake
         self._bell = bell or BELLS.get(sys.platform, bell_poll.bell)
         self._sleep = sleep or Sleep()
         self._announcer = announcer or Logind()
@@ -158,9 +165,14 @@ class World:
         """logind says that the machine will sleep, and waits for us."""
         self._announced = True
         log.info("The machine is about to sleep.")
+        try:
+            async with asyncio.timeout(FAREWELL):
+                await self._goodbye()
+        except TimeoutError:
+            log.warning("The websockets were not closed in time for the sleep.", seconds=FAREWELL)
         for subject, _ in list(self._subjects.values()):
             subject.tell(AboutToSleep(subject.streaming()))
-        await self._goodbye()
+            await subject.taken()
 
     def on_wake(self) -> None:
         """logind says that the machine woke, or that the announced sleep did not come."""
@@ -178,4 +190,5 @@ class World:
         log.info("The machine woke.", slept=round(slept, 1), sign=by)
         for subject, _ in list(self._subjects.values()):
             subject.tell(Woke(slept))
+        self._after_waking()
         self.look()  # the network may be another, and its bell may have rung to nobody
