@@ -126,8 +126,8 @@ class Channels:
 
     @property
     def _next_window(self) -> int:
-        """Bytes; large while there is plenty."""
-        return max(WINDOW_LEAST, min(WINDOW, (self._budget - WINDOW_CROWD) // 2))
+        """Bytes: all or little, so that one spare is as good as another as long as there is no crowd."""
+        return WINDOW if self._budget - WINDOW >= WINDOW_CROWD else WINDOW_LEAST
 
     async def _wait_in_line(self) -> _Session:
         if self.dead:
