@@ -91,7 +91,7 @@ async def test_a_head_in_pieces_is_judged_when_it_is_whole_though_its_channel_is
             async with connected(tunnel.port) as (reader, writer), asyncio.timeout(DEADLINE):
                 writer.write(data[:30])
                 await becomes(lambda: any(c._channel for c in tunnel.door._callers), "its channel is open")
-                writer.write(data[30:])
+                writer.write(data[30:] + (bytes(MEGABYTE) if data is EVIL else b""))
                 if data is EVIL:
                     assert refusal(await reader.read()) == "origin_refused"
                 else:
