@@ -75,9 +75,7 @@ class Reader:
         self._sent = 0  # bytes of what is held that have passed: the beginning of a first line
         self._left = 0  # bytes of a body or chunk that are to come
         self._lines: list[bytes] = []
-        self._may_change = (
-            True  # what comes next may be another protocol: at the beginning, after Upgrade and CONNECT
-        )
+        self._may_change = True  # another protocol may follow: at the beginning, after Upgrade and CONNECT
 
     @property
     def refused(self) -> bool:
@@ -101,9 +99,7 @@ class Reader:
                     self._left -= step
                     start = read = read + step
                 elif self._at is _At.START and data[read] in b"\r\n":
-                    start = read = (
-                        read + 1
-                    )  # RFC 9112, 2.2: servers skip empty lines before a request, or object
+                    start = read = read + 1  # RFC 9112, 2.2: servers skip empty lines here, or object
                 elif self._at is _At.START and not self._decide(data[read : read + HEAD_LIMIT]):
                     break
                 elif self._at is _At.ELSE:
