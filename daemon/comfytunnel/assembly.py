@@ -20,6 +20,7 @@ from comfytunnel.jobs.scheduler import Gate, Place
 from comfytunnel.tunnel.dial import Resolver
 from comfytunnel.tunnel.door import Door
 from comfytunnel.tunnel.driver import Driver, View
+from comfytunnel.tunnel.guard import Rules
 from comfytunnel.tunnel.machine import ALIVE, PAUSED, Policy
 from comfytunnel.tunnel.ssh import SshOpener
 from comfytunnel.tunnel.state import (
@@ -43,6 +44,8 @@ _ENDPOINT = (
     "proxy_jump", "proxy_command", "remote", "spares",
 )  # fmt: skip
 """Settings that concern the link: the door stays open when they change."""
+_RULES = ("allowed_hosts", "allowed_origins", "allow_other_users")
+"""Settings that concern callers to come: nobody is disturbed when they change."""
 
 
 class Assembly:
@@ -74,6 +77,7 @@ class Assembly:
             self._driver.view,
             hold=config.hold,
             on_held=lambda held: self._driver.demand("door", held),
+            rules=_rules(config),
         )
 
     def _opener(self, config: TunnelConfig) -> SshOpener:
@@ -120,9 +124,10 @@ class Assembly:
             for name in config.__dataclass_fields__
             if getattr(config, name) != getattr(self.config, name)
         }
-        if not changed <= {*_ENDPOINT, "keepalive_interval"}:
+        if not changed <= {*_ENDPOINT, *_RULES, "keepalive_interval"}:
             return False
         self.config = config
+        self._door.rules = _rules(config)
         self._driver.aim(self._opener(config), _policy(config))
         if changed & set(_ENDPOINT):
             self._ssh = wire.Ssh(host=config.host, port=config.port, user=config.user)
@@ -267,6 +272,10 @@ def _untrusted(tunnel: Tunnel) -> bool:
     if tunnel.phase is not Phase.HALTED or tunnel.cause is None:
         return False
     return tunnel.cause.code in (Code.HOST_KEY_CHANGED, Code.HOST_KEY_UNKNOWN)
+
+
+def _rules(config: TunnelConfig) -> Rules:
+    return Rules(frozenset(config.allowed_hosts), frozenset(config.allowed_origins), config.allow_other_users)
 
 
 def _policy(config: TunnelConfig) -> Policy:

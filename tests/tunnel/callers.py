@@ -18,7 +18,7 @@ from tests.tunnel.conftest import (
     becomes,
 )
 
-GET = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"
+GET = b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"
 MEGABYTE = 1 << 20
 HASTY = Policy(keepalive=0.2)  # asks after a fifth of a second of silence
 

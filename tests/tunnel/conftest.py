@@ -258,7 +258,9 @@ class Near:
         assert view.link is not None
         return view.link
 
-    async def call(self, data: bytes = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", *, end: bool = False) -> bytes:
+    async def call(
+        self, data: bytes = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", *, end: bool = False
+    ) -> bytes:
         """One call through the door: all that comes back until the end."""
         async with asyncio.timeout(DEADLINE):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)

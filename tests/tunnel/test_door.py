@@ -80,7 +80,10 @@ async def test_when_the_hold_is_over_a_caller_hears_why(sshd: Sshd, tmp_path: Pa
         await tunnel.phase(Phase.WAITING)
         assert reason(await tunnel.call()) == "auth_denied"
         assert reason(
-            await tunnel.call(b"POST /prompt HTTP/1.1\r\nContent-Length: 2000000\r\n\r\n" + bytes(200_000))
+            await tunnel.call(
+                b"POST /prompt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n"
+                + bytes(200_000)
+            )
         )
     assert tunnel.door.open_callers == 0
 

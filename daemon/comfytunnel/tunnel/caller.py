@@ -3,21 +3,25 @@
 Nothing of a caller is sent before its channel is confirmed, so a caller whose link dies before that is simply held again; so is one
 whose link is full. After that nothing is ever sent twice: when the link dies under it, the caller is reset at once. A caller that has closed its side while it was
 held has left, and is never delivered (a job's POST that gave up must not run later). When there is no hope, a caller
-that speaks HTTP gets a 503 with the reason, any other is closed.
+that speaks HTTP gets a 503 with the reason, any other is closed. Whoever the guard refuses gets a 403 if that was its first request; on a connection
+that has carried one already it is reset, so that an answer under way is never mixed with ours.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+import socket
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
 from comfytunnel.tunnel.dial import hung_up, reset_on_close, was_reset
+from comfytunnel.tunnel.framing import Reader, Refusal
+from comfytunnel.tunnel.guard import OTHER_USER, guard, response
 from comfytunnel.tunnel.link import Channel, ChannelRefused, Link, LinkError
+from comfytunnel.tunnel.owner import Untold
 from comfytunnel.tunnel.state import Cause, Code, Phase
 
 if TYPE_CHECKING:
@@ -31,7 +35,6 @@ BULK = 16 << 10  # bytes in one read that only a transfer brings
 _WRITE_LIMIT = 1 << 20  # bytes on their way to a slow caller before its channel is no longer read
 _FIRST_BYTES = 1.0  # seconds that a caller without hope gets to show that it speaks HTTP
 _DRAIN = 2.0  # seconds that it gets to read its 503
-_RETRY_AFTER = 5  # seconds
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT) \S")
 
 
@@ -47,6 +50,8 @@ class Caller(asyncio.Protocol):
         self._eof = False  # the near side sends no more
         self._far_ended = False
         self._refused = False
+        self._guard: Reader | None = None  # until connection_made, and when it has nothing more to look at
+        self.answered = False  # something has come from the far side
         self._news = asyncio.Event()  # more bytes, or the end of them, from a caller without channel
         self._serving: asyncio.Task[None] | None = None
         self.ended: asyncio.Future[None] = self._loop.create_future()
@@ -59,9 +64,18 @@ class Caller(asyncio.Protocol):
         if not self._door.admit(self):
             self.reset()
             return
-        self._serving = self._loop.create_task(self._serve(), name=f"{self._door.name}/caller")
+        self._serving = self._start(
+            self._serve() if self._may_come_in() else self._refuse(response(OTHER_USER))
+        )
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._loop.create_task(work, name=f"{self._door.name}/caller")
 
     def data_received(self, data: bytes) -> None:
+        if self._guard is not None and not self._refused:
+            data = self._screened(self._guard, data)
+            if not data:
+                return  # it is held until it is whole, or refused
         if self._channel is not None:
             self._door.tally.bytes_out += len(data)
             self._channel.write(data)
@@ -72,6 +86,9 @@ class Caller(asyncio.Protocol):
                 self._transport.pause_reading()
 
     def eof_received(self) -> bool:
+        if self._guard is not None and not self._refused and (rest := self._guard.eof()):
+            self._guard = None
+            self.data_received(rest)
         self._eof = True
         self._news.set()
         if self._channel is not None:
@@ -123,6 +140,11 @@ class Caller(asyncio.Protocol):
             self._channel.close()
         self.close()
 
+    @property
+    def forsaken(self) -> bool:
+        """It has been refused: nothing of the far side is for it."""
+        return self._refused
+
     def forget_channel(self) -> None:
         """The channel is closed for good."""
         self._channel = None
@@ -137,6 +159,50 @@ class Caller(asyncio.Protocol):
             reset_on_close(sock)
         self._transport.abort()
 
+    # --- guarded ----------------------------------------------------------------------------------------------------
+
+    def _may_come_in(self) -> bool:
+        """Whether it is one of ours; then it gets a guard. A Unix socket has its mode, and no browser speaks to one."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or sock.family == socket.AF_UNIX:
+            return True
+        rules = self._door.rules
+        try:
+            ours = rules.allow_other_users or self._door.sockets.is_ours(sock)
+        except Untold:
+            if hung_up(sock):
+                return False  # it has left already: nobody reads what we say, and nobody is to blame
+            ours = False
+        if ours:
+            self._guard = guard(rules)
+        else:
+            self._door.refused(OTHER_USER)
+        return ours
+
+    def _screened(self, reader: Reader, data: bytes) -> bytes:
+        """What of a caller's bytes may go on now."""
+        data = reader.feed(data)
+        if reader.refusal is not None:
+            self._turn_away(reader.refusal, answerable=not (reader.accepted or self.answered))
+            return b""
+        if reader.passes:
+            self._guard = None
+        return data
+
+    def _turn_away(self, refusal: Refusal, *, answerable: bool) -> None:
+        self._door.refused(refusal)
+        self._door.holds(self, False)
+        if self._serving is not None:
+            self._serving.cancel()
+        self._refused = True
+        if self._channel is not None:
+            self._channel.abort()
+            self._channel = None
+        if answerable:
+            self._serving = self._start(self._answer(response(refusal)))
+        else:
+            self.reset()
+
     # --- waiting ----------------------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
@@ -144,7 +210,7 @@ class Caller(asyncio.Protocol):
             outcome = await self._wait_for_channel()
             self._door.holds(self, False)
             if isinstance(outcome, Cause):
-                await self._refuse(outcome)
+                await self._refuse(_unavailable(outcome))
             elif outcome is None:
                 self.reset()
             else:
@@ -207,13 +273,16 @@ class Caller(asyncio.Protocol):
 
     # --- no hope ----------------------------------------------------------------------------------------------------
 
-    async def _refuse(self, cause: Cause) -> None:
-        """503 with the reason for a caller that speaks HTTP, a plain close for any other."""
+    async def _refuse(self, answer: bytes) -> None:
+        """`answer` for a caller that speaks HTTP, a plain close for any other."""
         await self._until_news(_FIRST_BYTES, lambda: bool(self._early))
-        if not _HTTP.match(self._early):
+        if _HTTP.match(self._early):
+            await self._answer(answer)
+        else:
             self.close()
-            return
-        self._transport.write(_unavailable(cause))
+
+    async def _answer(self, answer: bytes) -> None:
+        self._transport.write(answer)
         self._end_writing()
         self._refused, self._early = True, bytearray()
         self._transport.resume_reading()
@@ -243,6 +312,9 @@ class _Far:
         self._complete = False
 
     def data_received(self, data: bytes) -> None:
+        if self._caller.forsaken:
+            return
+        self._caller.answered = True
         self._door.tally.bytes_in += len(data)
         if len(data) >= BULK:
             self._door.bulk_at = self._loop.time()
@@ -250,9 +322,12 @@ class _Far:
 
     def eof_received(self) -> None:
         self._complete = True
-        self._caller.far_ended()
+        if not self._caller.forsaken:
+            self._caller.far_ended()
 
     def channel_lost(self, *, clean: bool) -> None:
+        if self._caller.forsaken:
+            return  # its channel has been given up by us, and what it gets instead may still be on its way
         self._caller.forget_channel()
         if clean or self._complete:
             self._caller.close()
@@ -284,16 +359,4 @@ def _why(view: View) -> Cause:
 
 
 def _unavailable(cause: Cause) -> bytes:
-    """A whole HTTP response. The header tells our own clients that nothing has reached ComfyUI."""
-    error = {"code": cause.code.value, "message": cause.message, "details": {"hint": cause.hint}}
-    body = json.dumps({"error": error}, indent=2).encode() + b"\n"
-    head = (
-        "HTTP/1.1 503 Service Unavailable\r\n"
-        "Server: comfytunnel\r\n"
-        f"X-Comfytunnel-Cause: {cause.code.value}\r\n"
-        f"Retry-After: {_RETRY_AFTER}\r\n"
-        "Content-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        "Connection: close\r\n\r\n"
-    )
-    return head.encode() + body
+    return response(Refusal(503, cause.code.value, cause.message, cause.hint))

@@ -22,7 +22,10 @@ from comfytunnel.config import Endpoint, Tcp
 from comfytunnel.feed import Feed
 from comfytunnel.tunnel.caller import Caller
 from comfytunnel.tunnel.driver import View
+from comfytunnel.tunnel.framing import Refusal
+from comfytunnel.tunnel.guard import STRICT, Rules
 from comfytunnel.tunnel.holder import holder_of
+from comfytunnel.tunnel.owner import SocketTable
 from comfytunnel.tunnel.state import Cause, Code
 
 log = structlog.get_logger(__name__)
@@ -32,6 +35,7 @@ BACKLOG = 1024  # callers that the kernel keeps for us while the loop is busy
 CALLERS_MOST = 4096  # open callers; more is a runaway program, and each may hold memory
 STREAMING = 2.0  # seconds since a large read in which a transfer counts as going on
 STOP_GRACE = 1.5  # seconds that open calls get on stop
+REFUSALS_TOLD = 100  # distinct refusals that are logged, once each: a page can invent as many as it likes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Tally:
     callers: int = 0
     held: int = 0
     lost: int = 0
+    refused: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
 
@@ -64,17 +69,21 @@ class Door:
         *,
         hold: float,
         on_held: Callable[[bool], None],
+        rules: Rules = STRICT,
     ) -> None:
         self.name = name
+        self.rules = rules  # may be replaced at any time: it counts for callers that come after
         self.view = view
         self.hold = hold
         self.tally = Tally()
         self.bulk_at = float("-inf")
+        self.sockets = SocketTable()
         self.state: Feed[Doorway] = Feed(Doorway())
         self._endpoints = endpoints
         self._on_held = on_held
         self._callers: set[Caller] = set()
         self._held: set[Caller] = set()
+        self._told: set[Refusal] = set()
         self._causes: dict[Endpoint, Cause] = {}
         self._servers: dict[Endpoint, asyncio.Server] = {}
 
@@ -102,6 +111,7 @@ class Door:
             for server in self._servers.values():
                 server.close()
             await self._let_out()
+            self.sockets.close()
 
     async def _keep_bound(self, endpoint: Endpoint) -> None:
         while True:
@@ -176,6 +186,15 @@ class Door:
         """The caller's connection is closed."""
         self.holds(caller, False)
         self._callers.discard(caller)
+
+    def refused(self, refusal: Refusal) -> None:
+        """A caller is turned away by the guard."""
+        self.tally.refused += 1
+        if refusal not in self._told and len(self._told) < REFUSALS_TOLD:
+            self._told.add(refusal)
+            log.warning(
+                "refused", tunnel=self.name, cause=refusal.code, message=refusal.message, hint=refusal.hint
+            )
 
     async def _let_out(self) -> None:
         """Callers that wait are sent away, calls that run may end; what is left after the grace is reset."""
