@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from comfytunnel.endpoints import Tcp
 from comfytunnel.feed import Feed
@@ -67,16 +69,26 @@ class HandLink:
         return Cause(Code.CONNECTION_LOST)
 
 
-async def test_the_far_end_may_finish_after_a_caller_has_reset_and_nobody_knows_yet() -> None:
-    """shutdown() fails on such a socket, and inside asyncssh that error would take the whole link down."""
-    link = HandLink()
+@asynccontextmanager
+async def knocking(link: HandLink) -> AsyncIterator[tuple[Door, Feed[View], socket.socket]]:
+    """A door with `link` behind it and one caller in front, all within DEADLINE."""
     view = Feed(View(Tunnel(phase=Phase.UP, wanted=True, link=1), link))
     port = free_port()
     door = Door("t", (Tcp("127.0.0.1", port),), view, hold=5, on_held=lambda _: None)
     serving = asyncio.create_task(door.run())
-    async with asyncio.timeout(DEADLINE):
-        await door.state.until(lambda state: bool(state.listening))
-        caller = socket.create_connection(("127.0.0.1", port))
+    try:
+        async with asyncio.timeout(DEADLINE):
+            await door.state.until(lambda state: bool(state.listening))
+            yield door, view, socket.create_connection(("127.0.0.1", port))
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+
+
+async def test_the_far_end_may_finish_after_a_caller_has_reset_and_nobody_knows_yet() -> None:
+    """shutdown() fails on such a socket, and inside asyncssh that error would take the whole link down."""
+    link = HandLink()
+    async with knocking(link) as (door, _, caller):
         sink = await link.sink
         reset_on_close(caller)
         caller.close()
@@ -84,21 +96,13 @@ async def test_the_far_end_may_finish_after_a_caller_has_reset_and_nobody_knows_
         sink.channel_lost(clean=True)
         while door.open_callers:  # noqa: ASYNC110 - asyncio finds out in the loop's next turns
             await asyncio.sleep(0)
-    serving.cancel()
-    await asyncio.wait([serving])
 
 
 async def test_a_caller_that_left_while_a_link_failed_is_not_delivered_through_the_next() -> None:
     """It was not held, so its end might have been that of one direction; but from then on it was."""
     first, second = HandLink(), HandLink()
     first.confirmed = asyncio.get_running_loop().create_future()
-    view = Feed(View(Tunnel(phase=Phase.UP, wanted=True, link=1), first))
-    port = free_port()
-    door = Door("t", (Tcp("127.0.0.1", port),), view, hold=5, on_held=lambda _: None)
-    serving = asyncio.create_task(door.run())
-    async with asyncio.timeout(DEADLINE):
-        await door.state.until(lambda state: bool(state.listening))
-        caller = socket.create_connection(("127.0.0.1", port))
+    async with knocking(first) as (door, view, caller):
         caller.sendall(b"POST /prompt HTTP/1.1")
         await first.sink
         (inside,) = door._callers
@@ -109,20 +113,12 @@ async def test_a_caller_that_left_while_a_link_failed_is_not_delivered_through_t
         view.set(View(Tunnel(phase=Phase.UP, wanted=True, link=2), second))
         await inside.ended
     assert second.channel.told == []
-    serving.cancel()
-    await asyncio.wait([serving])
 
 
 async def test_a_caller_that_leaves_while_its_link_is_full_is_not_delivered() -> None:
     link = HandLink()
     link.full, link.confirmed = True, asyncio.get_running_loop().create_future()
-    view = Feed(View(Tunnel(phase=Phase.UP, wanted=True, link=1), link))
-    port = free_port()
-    door = Door("t", (Tcp("127.0.0.1", port),), view, hold=5, on_held=lambda _: None)
-    serving = asyncio.create_task(door.run())
-    async with asyncio.timeout(DEADLINE):
-        await door.state.until(lambda state: bool(state.listening))
-        caller = socket.create_connection(("127.0.0.1", port))
+    async with knocking(link) as (door, _, caller):
         caller.sendall(b"POST /prompt HTTP/1.1")
         await link.sink
         (inside,) = door._callers
@@ -133,20 +129,12 @@ async def test_a_caller_that_leaves_while_its_link_is_full_is_not_delivered() ->
             link.confirmed.set_result(None)
         await inside.ended
     assert set(link.channel.told) <= {"abort"}
-    serving.cancel()
-    await asyncio.wait([serving])
 
 
 async def test_what_a_caller_sent_before_it_reset_is_not_passed_on_when_reading_resumes() -> None:
     """A POST that was given up may lie whole in the kernel's buffer behind a slow channel."""
     link = HandLink()
-    view = Feed(View(Tunnel(phase=Phase.UP, wanted=True, link=1), link))
-    port = free_port()
-    door = Door("t", (Tcp("127.0.0.1", port),), view, hold=5, on_held=lambda _: None)
-    serving = asyncio.create_task(door.run())
-    async with asyncio.timeout(DEADLINE):
-        await door.state.until(lambda state: bool(state.listening))
-        caller = socket.create_connection(("127.0.0.1", port))
+    async with knocking(link) as (door, _, caller):
         sink = await link.sink
         while "resume" not in link.channel.told:  # noqa: ASYNC110 - the splice, in the loop's next turns
             await asyncio.sleep(0)
@@ -159,5 +147,3 @@ async def test_what_a_caller_sent_before_it_reset_is_not_passed_on_when_reading_
             await asyncio.sleep(0)
     assert link.channel.told[-1] == "abort"
     assert not any("POST" in told for told in link.channel.told)
-    serving.cancel()
-    await asyncio.wait([serving])
