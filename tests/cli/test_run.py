@@ -107,7 +107,7 @@ async def test_a_failed_job_is_exit_1_with_node_class_and_the_end_of_the_trace(
     ("text", "words"),
     [
         ("{", "line 1 column 2"),
-        ('{\n"a": 1,\n}', "line 3 column 1"),
+        ('{\n"a": 1\n"b": 2}', "line 3 column 1"),
         ("[1]", "not a JSON object"),
         ('{"a": NaN}', "NaN"),
         ("[" * 100_000, "recursion"),
