@@ -41,7 +41,6 @@ BESIDES = {"demo.run": {"client"}}  # it plays the user of a daemon, through the
 OWNERS = {
     "asyncssh": {"tunnel", "demo"},
     "sqlite3": {"jobs"},
-    "aiosqlite": {"jobs"},
     "typer": {"cli"},
     "dbus_fast": {"watch"},
 }

@@ -27,7 +27,7 @@ PRIORITIES = {
     "info": 6,
     "debug": 7,
 }  # syslog(3), as sd-daemon(3) prefixes them
-QUIET = ("asyncssh", "aiohttp", "asyncio", "aiosqlite")
+QUIET = ("asyncssh", "aiohttp", "asyncio")
 
 
 def setup(
