@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -210,3 +211,26 @@ async def test_stop_and_start_on_the_same_port(remote: Remote) -> None:
     assert await remote.start(port=port) == port
     async with await connect(remote) as again:
         assert await asks(again)
+
+
+async def test_a_target_that_answers_after_the_connection_has_gone_is_left(remote: Remote) -> None:
+    """A forward whose connect completes too late keeps no socket: the target sees the end of it."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as target, socket.socket() as filler:
+        target.setblocking(False)
+        filler.connect(target.getsockname())  # the backlog is full: the next connect waits for its second SYN
+        remote.targets[NAME] = target.getsockname()[1]
+        conn = await connect(remote)
+        asking = asyncio.ensure_future(conn.open_connection(*NAME, encoding=None))
+        async with asyncio.timeout(10):
+            while not remote.forwards_asked:  # noqa: ASYNC110 - the server tells nobody
+                await asyncio.sleep(0)
+            remote.cut()
+            await conn.wait_closed()
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await asking
+            (await loop.sock_accept(target))[0].close()
+            late, _ = await loop.sock_accept(target)
+            with late:
+                late.setblocking(False)
+                assert await loop.sock_recv(late, 1) == b""

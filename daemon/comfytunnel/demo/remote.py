@@ -53,6 +53,7 @@ class Remote:
         self._relay = Relay()
         self._acceptor: asyncssh.SSHAcceptor | None = None
         self._stopping = asyncio.Event()
+        self._forwarding: set[asyncio.Task[Any]] = set()
 
     @property
     def port(self) -> int:
@@ -104,6 +105,8 @@ class Remote:
             self._acceptor.close()
             await self._acceptor.wait_closed()
             self._acceptor = None
+        if self._forwarding:
+            await asyncio.wait(self._forwarding, timeout=LOGIN_SECONDS)
 
     def cut(self) -> None:
         """Reset all living connections (RST); new ones are welcome."""
@@ -152,9 +155,13 @@ class _Server(asyncssh.SSHServer):
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
         self._conn: asyncssh.SSHServerConnection
+        self._lost = False
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._conn = conn
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
 
     def begin_auth(self, username: str) -> bool:
         if self._remote.banner:
@@ -182,7 +189,18 @@ class _Server(asyncssh.SSHServer):
         port = remote.targets.get((dest_host, dest_port))
         if remote.refuse_forwards or port is None:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "open failed")
-        return self._conn.forward_connection("127.0.0.1", port)
+        return self._forward(port)
+
+    async def _forward(self, port: int) -> Any:
+        """asyncssh forgets a socket that is connected only after its SSH connection has gone: we close that one."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._remote._forwarding.add(task)
+        task.add_done_callback(self._remote._forwarding.discard)
+        forwarder = await self._conn.forward_connection("127.0.0.1", port)
+        if self._lost:
+            forwarder.close()
+        return forwarder
 
     async def _never(self) -> Any:
         await self._remote.stopping()
