@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any, TypeVar
 
 import asyncssh
 
 from comfytunnel.config import Endpoint, Tcp
+from comfytunnel.tunnel.channel import Session, SshChannel
 from comfytunnel.tunnel.dial import hung_up
 from comfytunnel.tunnel.link import TEXT_LIMIT, ChannelRefused, LinkError, Sink
 from comfytunnel.tunnel.state import Cause, Code
@@ -45,9 +45,9 @@ class Channels:
         self._wanted_spares = spares
         self._why_ended = why_ended
         self._on_refused = on_refused
-        self._spares: deque[_Session] = deque()
-        self._line: deque[asyncio.Future[_Session]] = deque()  # callers without a channel yet
-        self._openings: set[asyncio.Task[_Session]] = set()
+        self._spares: deque[Session] = deque()
+        self._line: deque[asyncio.Future[Session]] = deque()  # callers without a channel yet
+        self._openings: set[asyncio.Task[Session]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._refilling: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[float] | None = None
@@ -129,10 +129,10 @@ class Channels:
         """Bytes: all or little, so that one spare is as good as another as long as there is no crowd."""
         return WINDOW if self._budget - WINDOW >= WINDOW_CROWD else WINDOW_LEAST
 
-    async def _wait_in_line(self) -> _Session:
+    async def _wait_in_line(self) -> Session:
         if self.dead:
             raise LinkError(self._why_ended())
-        turn: asyncio.Future[_Session] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         self._line.append(turn)
         if self._has_room:
             self._begin_for_caller()
@@ -146,15 +146,15 @@ class Channels:
             if turn in self._line:
                 self._line.remove(turn)
 
-    def _next_in_line(self) -> asyncio.Future[_Session] | None:
+    def _next_in_line(self) -> asyncio.Future[Session] | None:
         while self._line:
             turn = self._line.popleft()
             if not turn.done():
                 return turn
         return None
 
-    def _begin(self) -> asyncio.Task[_Session]:
-        session = _Session(self, self._next_window)
+    def _begin(self) -> asyncio.Task[Session]:
+        session = Session(self, self._next_window)
         self._budget -= session.window
         opening = self._spawn(self._open_channel(session))
         self._openings.add(opening)
@@ -164,7 +164,7 @@ class Channels:
     def _begin_for_caller(self) -> None:
         self._begin().add_done_callback(self._hand_over)
 
-    def _hand_over(self, opening: asyncio.Task[_Session]) -> None:
+    def _hand_over(self, opening: asyncio.Task[Session]) -> None:
         """An opening has ended: whoever has waited longest hears what came of it."""
         if opening.cancelled():
             return  # by reset(), which tells those who wait
@@ -180,7 +180,7 @@ class Channels:
         while not self.dead and self._has_room and len(self._openings) < len(self._line):
             self._begin_for_caller()
 
-    async def _open_channel(self, session: _Session) -> _Session:
+    async def _open_channel(self, session: Session) -> Session:
         factory: Any = lambda: session  # noqa: E731 - asyncssh has one type for each kind of socket, and we have one for both
         try:
             if isinstance(self._remote, Tcp):
@@ -207,7 +207,7 @@ class Channels:
 
     # --- spares -----------------------------------------------------------------------------------------------------
 
-    def _keep(self, session: _Session) -> None:
+    def _keep(self, session: Session) -> None:
         """A confirmed channel: for whoever waits, even if it has ended already; else a spare."""
         if self.dead:
             return
@@ -234,110 +234,14 @@ class Channels:
                 return
             self._keep(await self._begin())
 
-    def session_ended(self, session: _Session) -> None:
+    def session_ended(self, session: Session) -> None:
         """The far side sends no more on a channel that nobody uses: if it was a spare, whatever listens there has stopped."""
         if session in self._spares:
             self._spares.remove(session)
             session.abort()
             self._on_refused()
 
-    def session_lost(self, session: _Session) -> None:
+    def session_lost(self, session: Session) -> None:
         """A channel is closed for good."""
         self._budget += session.window
         self._serve_line()
-
-
-class _Session(asyncssh.SSHTCPSession[bytes]):
-    """One channel as asyncssh sees it. Reading is paused until somebody adopts it and resumes."""
-
-    def __init__(self, channels: Channels, window: int) -> None:
-        self.window = window
-        self._channels = channels
-        self._chan: asyncssh.SSHTCPChannel[bytes] | None = None
-        self._sink: Sink | None = None
-        self._ended = False  # the far side sends no more
-        self._lost: bool | None = None  # closed for good; whether cleanly
-
-    @property
-    def opened(self) -> bool:
-        return self._chan is not None
-
-    @property
-    def usable(self) -> bool:
-        return (
-            self._chan is not None and not self._ended and self._lost is None and not self._chan.is_closing()
-        )
-
-    def adopt(self, sink: Sink) -> SshChannel:
-        """Give the channel to `sink`, which also hears of an end that came between the confirmation and now."""
-        assert self._chan is not None
-        self._sink = sink
-        loop = asyncio.get_running_loop()
-        if self._ended:
-            loop.call_soon(sink.eof_received)
-        if self._lost is not None:
-            loop.call_soon(partial(sink.channel_lost, clean=self._lost))
-        return SshChannel(self._chan)
-
-    def abort(self) -> None:
-        if self._chan is not None:
-            self._chan.abort()
-
-    def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
-        self._chan = chan
-        chan.pause_reading()
-
-    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        if self._sink is not None:
-            self._sink.data_received(data)
-
-    def eof_received(self) -> bool:
-        self._ended = True
-        if self._sink is not None:
-            self._sink.eof_received()
-        else:
-            self._channels.session_ended(self)
-        return True
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = exc is None and not self._channels.dead
-        self._channels.session_lost(self)
-        if self._sink is not None:
-            self._sink.channel_lost(clean=self._lost)
-        else:
-            self._channels.session_ended(self)
-
-    def pause_writing(self) -> None:
-        if self._sink is not None:
-            self._sink.pause_writing()
-
-    def resume_writing(self) -> None:
-        if self._sink is not None:
-            self._sink.resume_writing()
-
-
-class SshChannel:
-    """See link.Channel: a thin shell around asyncssh's, which raises when it is used after its end."""
-
-    def __init__(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
-        self._chan = chan
-
-    def write(self, data: bytes) -> None:
-        if not self._chan.is_closing():
-            self._chan.write(data)
-
-    def write_eof(self) -> None:
-        if not self._chan.is_closing():
-            self._chan.write_eof()
-
-    def pause_reading(self) -> None:
-        self._chan.pause_reading()
-
-    def resume_reading(self) -> None:
-        self._chan.resume_reading()
-
-    def close(self) -> None:
-        self._chan.close()
-
-    def abort(self) -> None:
-        self._chan.abort()
