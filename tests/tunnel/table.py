@@ -108,7 +108,7 @@ def _word(effect: Effect) -> str:
             return "open"
         case DropLink():
             return "drop"
-        case Ask(_, after, _):
+        case Ask(_, after, _, _):
             return f"ask after {after:g} s" if after else "ask now"
         case Timer(_, seconds):
             return f"{seconds:g} s" if seconds >= POLICY.slow else "back-off"

@@ -54,7 +54,7 @@ class HandLink:
         self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.confirmed.set_result(None)
 
-    async def silence(self, after: float) -> None:
+    async def silence(self, after: float, patience: float) -> None:
         await asyncio.Event().wait()
 
     async def open(self, sink: Sink) -> Channel:

@@ -40,7 +40,7 @@ class ScriptedLink:
         self.end: asyncio.Future[Cause] = asyncio.get_running_loop().create_future()
         self.answers: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
 
-    async def silence(self, after: float) -> None:
+    async def silence(self, after: float, patience: float) -> None:
         await asyncio.sleep(after)
 
     async def open(self, sink: Sink) -> Channel:

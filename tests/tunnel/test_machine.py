@@ -119,11 +119,13 @@ def test_a_link_that_dies_young_does_not_reset_the_back_off() -> None:
     assert (old.failures, old.phase) == (1, Phase.CONNECTING)
 
 
-def test_a_question_gets_four_round_trips_and_never_less_than_a_second() -> None:
+def test_a_question_and_the_silence_before_it_while_somebody_waits_get_four_round_trips_and_at_least_a_second() -> (
+    None
+):
     _, quick = step(RECORDS["connecting"], Opened(3, 0.01), NOW, POLICY)
     _, slow = step(RECORDS["connecting"], Opened(3, 0.8), NOW, POLICY)
-    assert quick == (Ask(8, 15.0, 1.0),)
-    assert slow == (Ask(8, 15.0, 3.2),)
+    assert quick == (Ask(8, 15.0, 1.0, 1.0),)
+    assert slow == (Ask(8, 15.0, 3.2, 3.2),)
 
 
 def test_an_indirect_answer_keeps_the_round_trip_that_is_known() -> None:
@@ -243,7 +245,7 @@ BREAKS = {
     "forgets to open": ("return nxt, (*_drop(tunnel), OpenLink(nxt.link))", "return nxt, _drop(tunnel)"),
     "keeps a link that it gave up": ("return nxt, (*_drop(tunnel), Timer(nxt.ask, seconds))", "return nxt, (Timer(nxt.ask, seconds),)"),
     "forgets the timer": ("(*_drop(tunnel), Timer(nxt.ask, seconds))", "_drop(tunnel)"),
-    "forgets to ask": ("return nxt, (Ask(nxt.ask, after, policy.deadline(tunnel.rtt)),)", "return nxt, ()"),
+    "forgets to ask": ("return nxt, (Ask(nxt.ask, after, min(after, soon), soon),)", "return nxt, ()"),
     "asks under an old number": ("(Ask(nxt.ask,", "(Ask(tunnel.ask,"),
     "hears a link that is gone": ("tunnel.phase not in HAS_LINK or event.link != tunnel.link", "False"),
     "takes a late answer": ("ALIVE or event.ask != tunnel.ask:\n        return tunnel, ()\n    rtt", "ALIVE:\n        return tunnel, ()\n    rtt"),

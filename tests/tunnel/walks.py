@@ -101,9 +101,10 @@ class World:
                 self.link, self.alive = link, False
             case DropLink():
                 self.link, self.alive, self.question = None, False, None
-            case Ask(ask, after, deadline):
+            case Ask(ask, after, patience, deadline):
                 assert self.alive, "a question without a link to ask"
                 assert deadline >= self.policy.answer_floor
+                assert patience <= after, "waiting callers are never asked for later"
                 self.question = (ask, self.now + after + deadline)
             case Timer(ask, seconds):
                 self.timer = (ask, self.now + seconds)

@@ -6,6 +6,7 @@ A session belongs to nobody until it is adopted; until then nothing of it is rea
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ class Session(asyncssh.SSHTCPSession[bytes]):
             loop.call_soon(sink.eof_received)
         if self._lost is not None:
             loop.call_soon(partial(sink.channel_lost, clean=self._lost))
-        return SshChannel(self._chan)
+        return SshChannel(self._chan, partial(self._channels.waiting.spoke, self))
 
     def abort(self) -> None:
         if self._chan is not None:
@@ -59,10 +60,12 @@ class Session(asyncssh.SSHTCPSession[bytes]):
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         if self._sink is not None:
+            self._channels.waiting.heard(self, len(data))
             self._sink.data_received(data)
 
     def eof_received(self) -> bool:
         self._ended = True
+        self._channels.waiting.done(self)
         if self._sink is not None:
             self._sink.eof_received()
         else:
@@ -72,6 +75,7 @@ class Session(asyncssh.SSHTCPSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = exc is None and not self._channels.dead
         self._channels.session_lost(self)
+        self._channels.waiting.done(self)
         if self._sink is not None:
             self._sink.channel_lost(clean=self._lost)
         else:
@@ -89,11 +93,13 @@ class Session(asyncssh.SSHTCPSession[bytes]):
 class SshChannel:
     """See link.Channel: a thin shell around asyncssh's, which raises when it is used after its end."""
 
-    def __init__(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
+    def __init__(self, chan: asyncssh.SSHTCPChannel[bytes], on_sent: Callable[[], None]) -> None:
         self._chan = chan
+        self._on_sent = on_sent
 
     def write(self, data: bytes) -> None:
         if not self._chan.is_closing():
+            self._on_sent()
             self._chan.write(data)
 
     def write_eof(self) -> None:

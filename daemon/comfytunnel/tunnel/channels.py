@@ -20,6 +20,7 @@ from comfytunnel.tunnel.channel import Session, SshChannel
 from comfytunnel.tunnel.dial import hung_up
 from comfytunnel.tunnel.link import TEXT_LIMIT, ChannelRefused, LinkError, Sink
 from comfytunnel.tunnel.state import Cause, Code
+from comfytunnel.tunnel.waiting import Waiting
 
 T = TypeVar("T")
 
@@ -39,7 +40,9 @@ class Channels:
         spares: int,
         why_ended: Callable[[], Cause],
         on_refused: Callable[[], None],
+        waiting: Waiting,
     ) -> None:
+        self.waiting = waiting
         self._conn = conn
         self._remote = remote
         self._wanted_spares = spares
@@ -134,6 +137,7 @@ class Channels:
             raise LinkError(self._why_ended())
         turn: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         self._line.append(turn)
+        self.waiting.spoke(turn)
         if self._has_room:
             self._begin_for_caller()
         try:
@@ -143,6 +147,7 @@ class Channels:
                 self._keep(turn.result())  # its turn and its leaving came together
             raise
         finally:
+            self.waiting.done(turn)
             if turn in self._line:
                 self._line.remove(turn)
 

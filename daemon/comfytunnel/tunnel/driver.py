@@ -111,9 +111,10 @@ class Driver:
                 self._live = None
                 self._empty("link")
                 self._empty("question")
-            case Ask(ask, after, deadline):
+            case Ask(ask, after, patience, deadline):
                 if self._live is not None:
-                    self._fill("question", self._question(self._live[1], ask, after, deadline), group)
+                    work = self._question(self._live[1], ask, after, patience, deadline)
+                    self._fill("question", work, group)
             case Timer(ask, seconds):
                 self._fill("timer", self._timer(ask, seconds), group)
 
@@ -141,9 +142,9 @@ class Driver:
             cause = Cause(Code.PROTOCOL_ERROR, f"{type(error).__name__}: {str(error)[:TEXT_LIMIT]}.")
         self.tell(Lost(number, cause))
 
-    async def _question(self, link: Link, ask: int, after: float, deadline: float) -> None:
+    async def _question(self, link: Link, ask: int, after: float, patience: float, deadline: float) -> None:
         try:
-            await link.silence(after)
+            await link.silence(after, patience)
             rtt = await link.ask(deadline)
         except TimeoutError:
             self.tell(Unanswered(ask))

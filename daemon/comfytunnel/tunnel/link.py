@@ -87,8 +87,9 @@ class Link(Protocol):
     def full(self) -> bool:
         """Whether an opening would have to wait for another channel's end."""
 
-    async def silence(self, after: float) -> None:
-        """Wait until no byte has come from the far side for `after` seconds."""
+    async def silence(self, after: float, patience: float) -> None:
+        """Wait until no byte has come from the far side for `after` seconds; for `patience` seconds while a caller waits for
+        its channel or for an answer."""
 
     async def open(self, sink: Sink) -> Channel:
         """A channel to the forwarded port, opened or taken from the spares, its reading paused. Raises ChannelRefused; LinkError if the
@@ -97,7 +98,8 @@ class Link(Protocol):
 
     async def ask(self, deadline: float) -> float | None:
         """Ask for a sign of life. Returns the round trip in seconds if the question itself was answered, None if only
-        other bytes came. Raises TimeoutError after `deadline` seconds of total silence, LinkError if the link ends."""
+        other bytes came. Raises TimeoutError after `deadline` seconds of total silence, counted from the moment when the line
+        took the last of what was queued before it; LinkError if the link ends."""
 
     async def ended(self) -> Cause:
         """Wait until the link has ended by itself."""

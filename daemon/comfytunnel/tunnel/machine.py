@@ -64,7 +64,7 @@ class Policy:
     seed: int = 0
 
     def deadline(self, rtt: float | None) -> float:
-        """How long a question may stay unanswered."""
+        """How long a question may stay unanswered; and how long the link may be silent while somebody waits, before we ask."""
         return max(self.answer_floor, self.answer_rtts * (rtt or 0.0))
 
 
@@ -108,7 +108,8 @@ def _pause(tunnel: Tunnel, phase: Phase, now: float, seconds: float) -> Step:
 
 def _ask(tunnel: Tunnel, phase: Phase, now: float, policy: Policy, after: float) -> Step:
     nxt = replace(_enter(tunnel, phase, now), ask=tunnel.ask + 1)
-    return nxt, (Ask(nxt.ask, after, policy.deadline(tunnel.rtt)),)
+    soon = policy.deadline(tunnel.rtt)
+    return nxt, (Ask(nxt.ask, after, min(after, soon), soon),)
 
 
 def _fail(tunnel: Tunnel, cause: Cause, now: float, policy: Policy) -> Step:

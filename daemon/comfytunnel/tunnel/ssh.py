@@ -8,6 +8,7 @@ refused because nothing listens there (that is ComfyUI's affair, not ours); that
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -20,14 +21,17 @@ from comfytunnel.tunnel.channels import Channels
 from comfytunnel.tunnel.dial import Resolver, dial, reset_on_close
 from comfytunnel.tunnel.hostkeys import HostKeys
 from comfytunnel.tunnel.link import Channel, Facts, LinkError, Sink
+from comfytunnel.tunnel.outgoing import outgoing
 from comfytunnel.tunnel.state import Cause, Code
 from comfytunnel.tunnel.target import Survey
+from comfytunnel.tunnel.waiting import Waiting
 from comfytunnel.tunnel.witness import Witness, cause_of
 
 HANDSHAKE_DEADLINE = 15.0  # seconds from TCP to a judged host key: six round trips of a bad satellite line
 JUMP_DEADLINE = 30.0  # seconds for one jump host, from TCP to logged in
 LOGIN_DEADLINE = 90.0  # seconds for authentication and the first channel: an agent may ask a person
 _CLOSE_DEADLINE = 1.0  # seconds for asyncssh to take itself apart after an abort, which sends nothing
+_LOOKS = 4  # in the time that a question has, how often we see what the line takes
 _CONFIRM_GRACE = 0.05  # seconds from the first byte of an answer to its being understood
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"  # first: AES-NI does 1.4 times chacha20 here
 
@@ -167,7 +171,10 @@ class SshLink:
     ) -> None:
         self._conn = conn
         self._witness = witness
-        self._channels = Channels(conn, config.remote, config.spares, witness.why_ended, on_refused)
+        self._waiting = Waiting(asyncio.get_running_loop().time)
+        self._channels = Channels(
+            conn, config.remote, config.spares, witness.why_ended, on_refused, self._waiting
+        )
         host_key = conn.get_server_host_key()
         direct = conn.get_extra_info("socket") is not None
         local, peer = conn.get_extra_info("sockname"), conn.get_extra_info("peername")
@@ -201,11 +208,22 @@ class SshLink:
     async def open(self, sink: Sink) -> Channel:
         return await self._channels.open(sink)
 
-    async def silence(self, after: float) -> None:
-        loop = asyncio.get_running_loop()
-        # What we wait for is time, and each byte puts it off.
-        while (left := self._witness.last_received + after - loop.time()) > 0:  # noqa: ASYNC110
-            await asyncio.sleep(left)
+    async def silence(self, after: float, patience: float) -> None:
+        loop, waiting = asyncio.get_running_loop(), self._waiting
+        while True:
+            heard, since, now = self._witness.last_received, waiting.since(), loop.time()
+            left = heard + after - now
+            if since is not None:
+                left = min(left, max(heard, since) + patience - now)
+            if left <= 0:
+                return
+            if since is not None:
+                await asyncio.sleep(left)  # each byte puts it off; so do a caller's, and neither need wake us
+            else:
+                waiting.begun.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await waiting.begun.wait()
 
     async def ask(self, deadline: float) -> float | None:
         heard = self._witness.listen()
@@ -214,9 +232,7 @@ class SshLink:
         # Not the probe itself: what answers it is bytes, and one that fails without any is no sign of life.
         signs: list[asyncio.Future[Any]] = [heard, ended]
         try:
-            done, _ = await asyncio.wait(signs, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                raise TimeoutError
+            await self._sign(signs, deadline)
             if ended.done():
                 raise LinkError(self._witness.why_ended())
             # The confirmation is itself bytes that were heard: it is a moment behind them, or it is not there yet.
@@ -226,6 +242,25 @@ class SshLink:
         finally:
             ended.cancel()
             heard.cancel()
+
+    async def _sign(self, signs: list[asyncio.Future[Any]], deadline: float) -> None:
+        """Wait for one of `signs`; TimeoutError if none comes for `deadline` seconds after the line has taken our last bytes.
+
+        A question stands behind what is being uploaded, and sshd says nothing before half a window has come: on 2 Mbit/s that is
+        4 s. As long as the other end acknowledges bytes that were on their way, the line delivers."""
+        loop = asyncio.get_running_loop()
+        sock = self._conn.get_extra_info("socket")
+        before, until = outgoing(sock), loop.time() + deadline
+        while (left := until - loop.time()) > 0:
+            look = min(left, deadline / _LOOKS)
+            done, _ = await asyncio.wait(signs, timeout=look, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return
+            now = outgoing(sock)
+            if now.moved_since(before):
+                until = loop.time() + deadline
+            before = now
+        raise TimeoutError
 
     async def ended(self) -> Cause:
         await self._witness.ended.wait()

@@ -292,10 +292,12 @@ class DropLink:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Once the link has been silent for `after` seconds, ask it; give it `deadline` seconds for any sign of life."""
+    """Once the link has been silent for `after` seconds, or for `patience` seconds while a caller waits for an answer, ask it;
+    give it `deadline` seconds for any sign of life."""
 
     ask: int
     after: float
+    patience: float
     deadline: float
 
 
