@@ -10,8 +10,10 @@ import argparse
 import asyncio
 import sys
 
+from bench.calls import download
 from bench.report import Report, options, run
-from bench.rig import TUNNELS, NotMeasured, download, rig
+from bench.rig import rig
+from bench.tunnels import TUNNELS
 
 MB = 1_000_000  # bytes
 
@@ -21,15 +23,12 @@ async def measure(report: Report, arguments: argparse.Namespace) -> None:
         first = report.row(f"{path}, first file", "MB/s", more_is_better=True)
         warm = report.row(f"{path}, second file", "MB/s", more_is_better=True)
         async with rig(rtt=rtt, size=int(arguments.size * MB)) as made:
-            for _ in range(arguments.runs):
-                for name in report.able():
-                    try:
-                        async with TUNNELS[name](made) as tunnel:
-                            for row in (first, warm):
-                                seconds = await asyncio.to_thread(download, tunnel.port, made)
-                                row.add(name, made.size / MB / seconds)
-                    except (NotMeasured, OSError) as error:
-                        report.missing[name] = f"{path}: {error}"
+            for name in report.turns(arguments):
+                with report.trying(name, path):
+                    async with TUNNELS[name](made) as tunnel:
+                        for row in (first, warm):
+                            seconds = await asyncio.to_thread(download, tunnel.port, made)
+                            row.add(name, made.size / MB / seconds)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import sys
 
+from bench.calls import call
 from bench.report import Report, options, run
-from bench.rig import TUNNELS, NotMeasured, call, rig
+from bench.rig import rig
+from bench.tunnels import TUNNELS
 
 WARM_UP = 3  # calls that are not counted
 
@@ -22,17 +24,12 @@ async def measure(report: Report, arguments: argparse.Namespace) -> None:
         async with rig(rtt=rtt) as made, contextlib.AsyncExitStack() as stack:
             ports: dict[str, int] = {}
             for name in report.able():
-                try:
+                with report.trying(name, path):
                     ports[name] = (await stack.enter_async_context(TUNNELS[name](made))).port
-                except NotMeasured as error:
-                    report.missing[name] = f"{path}: {error}"
             for number in range(WARM_UP + arguments.runs):
                 for name in report.able():
-                    try:
+                    with report.trying(name, f"{path}, call {number + 1}"):
                         seconds = await asyncio.to_thread(call, ports[name])
-                    except (NotMeasured, OSError) as error:
-                        report.missing[name] = f"{path}, call {number + 1}: {error}"
-                    else:
                         if number >= WARM_UP:
                             row.add(name, seconds * 1000)
 

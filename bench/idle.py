@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from bench.report import Report, options, run
-from bench.rig import TUNNELS, NotMeasured, rig
+from bench.rig import NotMeasured, rig
+from bench.tunnels import TUNNELS
 
 SETTLE = 5.0  # seconds between the first call and the first look: start-up is not idleness
 
@@ -40,10 +41,8 @@ async def measure(report: Report, arguments: argparse.Namespace) -> None:
     async with rig() as made, contextlib.AsyncExitStack() as stack:
         pids: dict[str, int] = {}
         for name in report.tunnels:
-            try:
+            with report.trying(name, "start"):
                 pids[name] = (await stack.enter_async_context(TUNNELS[name](made))).pid
-            except NotMeasured as error:
-                report.missing[name] = str(error)
         await asyncio.sleep(SETTLE)
         try:
             before = {name: (cpu(pid), time.monotonic()) for name, pid in pids.items()}

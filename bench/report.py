@@ -1,7 +1,7 @@
 """Samples in, one small table (or JSON) and an exit status out, the same for every benchmark.
 
 A row compares the tunnels in one figure: median, least and most of its samples, and the ratio of the medians
-(comfytunnel / ssh). A column without samples says "not measured", its reason goes to stderr, and the exit
+(comfytunnel / its peer). A column without samples says "not measured", its reason goes to stderr, and the exit
 status is 1; a slow result is a result and exits 0.
 """
 
@@ -14,13 +14,14 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.rig import TUNNELS, NotMeasured
+from bench.rig import NotMeasured
 
-OURS, PEER = "comfytunnel", "ssh"
+OURS = "comfytunnel"
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Row:
     what: str
     unit: str
     more_is_better: bool
+    peer: str
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, tunnel: str, value: float) -> None:
@@ -40,7 +42,8 @@ class Row:
         return statistics.median(values) if values else None
 
     def ratio(self) -> float | None:
-        ours, peer = self.median(OURS), self.median(PEER)
+        """Of the medians, ours to the peer's; None when there is no such thing."""
+        ours, peer = (self.median(name) for name in (OURS, self.peer))
         return ours / peer if ours is not None and peer else None
 
 
@@ -49,17 +52,33 @@ class Report:
     """All rows of one question, and what could not be measured, by tunnel."""
 
     question: str
+    peer: str
     tunnels: list[str]
     rows: list[Row] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
     def row(self, what: str, unit: str, *, more_is_better: bool) -> Row:
-        self.rows.append(Row(what, unit, more_is_better))
+        self.rows.append(Row(what, unit, more_is_better, self.peer))
         return self.rows[-1]
 
     def able(self) -> list[str]:
         """The tunnels that have not failed so far."""
         return [name for name in self.tunnels if name not in self.missing]
+
+    def turns(self, arguments: argparse.Namespace) -> Iterator[str]:
+        """Whose turn it is, one run after the other. The peer has `--peer-runs`, where there is such an option."""
+        for number in range(arguments.runs):
+            for name in self.able():
+                if name == OURS or number < getattr(arguments, "peer_runs", arguments.runs):
+                    yield name
+
+    @contextmanager
+    def trying(self, name: str, what: str) -> Iterator[None]:
+        """What cannot be measured in the block ends this tunnel's turns, with its reason."""
+        try:
+            yield
+        except (NotMeasured, OSError) as error:
+            self.missing[name] = f"{what}: {error}"
 
     def as_json(self) -> dict[str, Any]:
         rows = []
@@ -81,7 +100,7 @@ class Report:
         return {"question": self.question, "machine": machine, "rows": rows, "not_measured": self.missing}
 
     def as_table(self) -> str:
-        head = ["", *self.tunnels, f"{OURS} / {PEER}"]
+        head = ["", *self.tunnels, f"{OURS} / {self.peer}"]
         body = [
             [f"{row.what}, {row.unit}", *(self._cell(row, name) for name in self.tunnels)]
             for row in self.rows
@@ -100,21 +119,32 @@ class Report:
     def _cell(self, row: Row, name: str) -> str:
         values = row.samples.get(name)
         if not values:
-            return "not measured"
+            return "not measured" if self.missing else "-"
         return f"{figure(statistics.median(values))} ({figure(min(values))}..{figure(max(values))}, n={len(values)})"
 
 
 def figure(value: float) -> str:
     """Three significant digits, or all of them before the point."""
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    digits = 0 if abs(value) >= 100 or not value else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return f"{value:.{digits}f}"
 
 
-def options(doc: str | None, *, runs: int, limit: float) -> argparse.ArgumentParser:
-    """The options that all benchmarks share; `limit` is the default of --limit in seconds."""
+def options(
+    doc: str | None, *, runs: int, limit: float, peer: str = "ssh", peer_runs: int | None = None
+) -> argparse.ArgumentParser:
+    """The options that all benchmarks share; `limit` is the default of --limit in seconds.
+
+    `peer` is whom comfytunnel stands beside; with `peer_runs` the peer, who needs minutes, has its own number of runs.
+    """
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
-    parser.add_argument("--only", choices=list(TUNNELS), help="measure one tunnel alone")
+    parser.set_defaults(peer=peer)
+    parser.add_argument("--only", choices=[peer, OURS], help="measure one tunnel alone")
+    parser.add_argument("--no-peer", dest="only", action="store_const", const=OURS, help="leave the peer out")
     parser.add_argument("--runs", type=int, default=runs, help="samples of each (default %(default)s)")
+    if peer_runs is not None:
+        parser.add_argument(
+            "--peer-runs", type=int, default=peer_runs, help=f"samples of {peer} (default %(default)s)"
+        )
     parser.add_argument(
         "--limit", type=float, default=limit, help="seconds for everything (default %(default)s)"
     )
@@ -128,7 +158,8 @@ def run(
     measure: Callable[[Report, argparse.Namespace], Awaitable[None]],
 ) -> int:
     """Measures, prints, and returns the exit status."""
-    report = Report(question, [arguments.only] if arguments.only else list(TUNNELS))
+    tunnels = [arguments.only] if arguments.only else [arguments.peer, OURS]
+    report = Report(question, arguments.peer, tunnels)
 
     async def bounded() -> None:
         async with asyncio.timeout(arguments.limit):

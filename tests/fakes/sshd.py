@@ -50,9 +50,8 @@ class Sshd:
 
     `authorized` holds public key lines; None means `.client_key` alone, [] refuses everybody.
     `permit_open` is sshd's PermitOpen ("none", "127.0.0.1:8188"); None allows every target.
+    `before` stands before sshd's own command: "ip netns exec NAME" runs it in another network, where it has the address `host`.
     """
-
-    host = "127.0.0.1"
 
     def __init__(
         self,
@@ -62,7 +61,11 @@ class Sshd:
         permit_open: str | None = None,
         extra: str = "",
         port: int = 0,
+        host: str = "127.0.0.1",
+        before: tuple[str, ...] = (),
     ) -> None:
+        self.host = host
+        self._before = before
         self.user = pwd.getpwuid(os.getuid()).pw_name
         self.port = port
         self._fixed_port = port != 0
@@ -138,7 +141,14 @@ class Sshd:
             self._write_config()
             self._pid_file.unlink(missing_ok=True)
             self._process = await asyncio.create_subprocess_exec(
-                program, "-f", str(self._config), "-E", str(self._log), "-D", stdin=asyncio.subprocess.DEVNULL
+                *self._before,
+                program,
+                "-f",
+                str(self._config),
+                "-E",
+                str(self._log),
+                "-D",
+                stdin=asyncio.subprocess.DEVNULL,
             )
             try:
                 await self._until(self._serves, "listen")

@@ -41,10 +41,11 @@ async def run(*words: str, text: str = "") -> None:
 
 
 class Net:
-    """The near namespace's name, and its `ip`."""
+    """The namespaces' names, and the near one's `ip`."""
 
-    def __init__(self, near: str) -> None:
+    def __init__(self, near: str, far: str) -> None:
         self.near = near
+        self.far = far
 
     async def ip(self, *lines: str) -> None:
         """One or more commands of ip(8), in one go."""
@@ -62,7 +63,7 @@ async def networks() -> AsyncIterator[Net]:
             # IPv6 says hello for seconds after each change, which would blur what a test does.
             quiet = "f=/proc/sys/net/ipv6/conf; for c in all default; do [ ! -e $f ] || echo 1 > $f/$c/disable_ipv6; done"
             await run("ip", "netns", "exec", name, "sh", "-c", quiet)
-        net = Net(near)
+        net = Net(near, far)
         await net.ip(
             "link set lo up",
             f"link add wifi type veth peer name wifi netns {far}",
@@ -70,7 +71,7 @@ async def networks() -> AsyncIterator[Net]:
             f"addr add {WIFI}/24 dev wifi",
             f"addr add {WIRE}/24 dev wire",
         )
-        await Net(far).ip(
+        await Net(far, near).ip(
             "link set lo up",
             f"addr add {WIFI_GATE}/24 dev wifi",
             f"addr add {WIRE_GATE}/24 dev wire",
