@@ -36,6 +36,7 @@ from comfytunnel.tunnel.state import (
     Want,
     Woke,
 )
+from comfytunnel.tunnel.trust import trust
 
 TRUST_LOOK = 5.0  # seconds between looks at known_hosts while we are halted because of it
 
@@ -106,6 +107,14 @@ class Assembly:
     async def reconnect(self) -> None:
         self._driver.tell(Reconnect())
         await self._driver.taken()
+
+    async def trust(self, fingerprint: str | None) -> wire.Trust:
+        """See tunnel.trust. A key that is trusted by now is tried at once."""
+        answer = await trust(self.config, fingerprint)
+        if fingerprint is not None:
+            self._driver.tell(TrustChanged())
+            await self._driver.taken()
+        return answer
 
     def demand(self, waiting: bool) -> None:
         """Jobs want this tunnel, or not any more."""

@@ -36,6 +36,7 @@ from comfytunnel.protocol import (
 
 T = TypeVar("T")
 
+LOOK_PATIENCE = 30.0  # seconds for an answer that begins with a look at the host, and may write a file
 SILENCE = 40.0  # seconds without a byte after which a stream is dead; the daemon sends a comment every 15 s
 PATIENCE = (
     60.0  # seconds that a restart of the daemon may take before `follow` gives up the view (never the job)
@@ -95,6 +96,13 @@ class Client:
 
     def reconnect(self, name: str) -> wire.Tunnel:
         return self._call(Call("POST", f"/v1/tunnels/{_part(name)}/reconnect", wire.Tunnel))
+
+    def trust(self, name: str, fingerprint: str | None = None) -> wire.Trust:
+        """What known_hosts holds for the tunnel's host and what the host shows now; with the fingerprint that a person has seen that key
+        is trusted from now on. RefusedError if the host shows another, or a revoked one; RemoteError if it cannot be reached."""
+        body = msgspec.json.encode(wire.TrustRequest(fingerprint))
+        patient = Client(self.socket_path, max(self.timeout, LOOK_PATIENCE))
+        return patient._call(Call("POST", f"/v1/tunnels/{_part(name)}/trust", wire.Trust, body))
 
     def reload(self) -> dict[str, Any]:
         """Let the daemon read its config again. ConfigError when it is broken; then nothing has changed."""

@@ -55,6 +55,7 @@ _BY_STATUS: dict[int, type[Error]] = {
     403: RefusedError,
     404: NotFoundError,
     405: UsageError,
+    409: RefusedError,
     413: UsageError,
     422: UsageError,
     504: TimedOutError,

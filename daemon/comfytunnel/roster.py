@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from comfytunnel import wire
 from comfytunnel.comfy.client import Client
 from comfytunnel.config import TunnelConfig, Unix
-from comfytunnel.errors import NotFoundError
+from comfytunnel.errors import Error, NotFoundError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.model import Waits
 from comfytunnel.jobs.scheduler import Gate, Place, Scheduler
@@ -78,6 +78,14 @@ class Roster:
         self._find(name)
         if name in self._assemblies:
             await self._assemblies[name].reconnect()
+
+    async def trust(self, name: str, fingerprint: str | None) -> wire.Trust:
+        self._find(name)
+        if name not in self._assemblies:
+            raise Error(
+                "The SSH library is still being loaded.", hint="Try again in a second.", code="not_ready"
+            )
+        return await self._assemblies[name].trust(fingerprint)
 
     def cause(self) -> wire.Cause | None:
         return self._cause

@@ -118,6 +118,33 @@ class Ready(msgspec.Struct, frozen=True):
     why: dict[str, str] = {}
 
 
+class HostKey(msgspec.Struct, frozen=True):
+    """A host's public key, as `ssh-keygen -l` shows it: SHA256:..., ssh-ed25519."""
+
+    fingerprint: str
+    algorithm: str
+
+
+class TrustRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The key that a person has seen; without it nothing is asked but what there is to see."""
+
+    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^SHA256:[A-Za-z0-9+/]{43}\Z")] | None = None
+
+
+class Trust(msgspec.Struct, frozen=True, kw_only=True):
+    """`host` is the name in `known_hosts`, `known` what that file held for it before. `status` of the offered key: trusted, changed,
+    unknown, revoked. `backup`: the file as it was, if lines were taken out of it."""
+
+    host: str
+    known_hosts: str
+    status: str
+    known: list[HostKey]
+    offered: HostKey
+    replaced: bool = False
+    backup: str | None = None
+    notes: list[str] = []
+
+
 class Progress(msgspec.Struct, frozen=True):
     """A complete snapshot. `value` is the overall fraction, 0 to 1; `step` of `steps` within the current node."""
 

@@ -20,7 +20,7 @@ from comfytunnel import wire
 from comfytunnel.api.context import Context
 from comfytunnel.api.listen import Lock, control_socket
 from comfytunnel.api.server import Server
-from comfytunnel.errors import NotFoundError
+from comfytunnel.errors import NotFoundError, RefusedError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.model import TERMINAL, Job, LiveProgress, NewJob, Output, Preview, Stage, Status, Waits
 from comfytunnel.jobs.scheduler import Scheduler
@@ -58,6 +58,13 @@ class HandTunnels:
         self.known: dict[str, wire.Tunnel] = {"default": a_tunnel()}
         self.asked: list[tuple[str, str]] = []
         self.trouble: wire.Cause | None = None
+        self.keys = wire.Trust(
+            host="[ssh2.vast.ai]:13273",
+            known_hosts="/home/me/.ssh/known_hosts",
+            status="changed",
+            known=[wire.HostKey(f"SHA256:{'o' * 43}", "ssh-ed25519")],
+            offered=wire.HostKey(f"SHA256:{'n' * 43}", "ssh-ed25519"),
+        )
 
     def names(self) -> list[str]:
         return list(self.known)
@@ -82,6 +89,23 @@ class HandTunnels:
     async def reconnect(self, name: str) -> None:
         self.set(name, phase="connecting")
         self.asked.append(("reconnect", name))
+
+    async def trust(self, name: str, fingerprint: str | None) -> wire.Trust:
+        self.status(name)
+        self.asked.append((f"trust {fingerprint}", name))
+        if fingerprint not in (None, self.keys.offered.fingerprint):
+            raise RefusedError(
+                "The host shows another key.",
+                code="host_key_mismatch",
+                details={"named": fingerprint, "offered": self.keys.offered, "known": self.keys.known},
+            )
+        if fingerprint is not None and self.keys.status != "trusted":
+            shown = self.keys
+            self.keys = msgspec.structs.replace(shown, status="trusted", known=[shown.offered])
+            return msgspec.structs.replace(
+                shown, status="trusted", replaced=True, backup="/k.bak", notes=["x"]
+            )
+        return self.keys
 
     def cause(self) -> wire.Cause | None:
         return self.trouble

@@ -41,12 +41,34 @@ async def test_up_down_and_reconnect_reach_the_tunnel_and_answer_its_state(api: 
 
 
 @pytest.mark.parametrize(
-    ("method", "end"), [("GET", ""), ("POST", "/up"), ("POST", "/down"), ("POST", "/reconnect")]
+    ("method", "end"),
+    [("GET", ""), ("POST", "/up"), ("POST", "/down"), ("POST", "/reconnect"), ("POST", "/trust")],
 )
 async def test_an_unknown_tunnel_is_404_and_names_the_known_ones(api: Api, method: str, end: str) -> None:
     status, body = await api.ask(method, f"/v1/tunnels/defalt{end}")
     assert (status, body["error"]["code"]) == (404, "tunnel_not_found")
     assert "default" in body["error"]["details"]["hint"]
+
+
+async def test_trust_without_a_fingerprint_only_shows_and_with_one_trusts_that_one(api: Api) -> None:
+    path = "/v1/tunnels/default/trust"
+    status, seen = await api.ask("POST", path)
+    assert (status, seen["status"], seen["replaced"]) == (200, "changed", False)
+    assert (await api.ask("POST", path, json={}))[1] == seen
+    other = f"SHA256:{'x' * 43}"
+    status, body = await api.ask("POST", path, json={"fingerprint": other})
+    assert (status, body["error"]["code"]) == (409, "host_key_mismatch")
+    assert body["error"]["details"]["named"] == other
+    assert body["error"]["details"]["offered"] == seen["offered"]
+    status, done = await api.ask("POST", path, json={"fingerprint": seen["offered"]["fingerprint"]})
+    assert (status, done["replaced"], done["known"]) == (200, True, seen["known"])
+
+
+@pytest.mark.parametrize("named", ["", "MD5:00", "SHA256:short", f"SHA256:{'x' * 43}\n", 7])
+async def test_what_is_no_fingerprint_is_never_handed_on(api: Api, named: object) -> None:
+    status, body = await api.ask("POST", "/v1/tunnels/default/trust", json={"fingerprint": named})
+    assert (status, body["error"]["code"]) == (422, "invalid_request")
+    assert api.tunnels.asked == []
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_the_first_key_is_recorded_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "known_hosts"
     old = os.umask(0o022)
     try:
-        assert HostKeys(path, "accept-new").judge(NAME, KEY) is None
+        assert HostKeys(path, "accept-new", "t").judge(NAME, KEY) is None
     finally:
         os.umask(old)
     assert path.read_text() == line(NAME, KEY)
@@ -57,7 +57,7 @@ def test_recording_touches_nothing_else_and_mends_an_open_last_line(tmp_path: Pa
     before = "# mine\n\nnonsense that nobody can read\n" + line("other.example", OTHER).rstrip("\n")
     path.write_text(before)
     path.chmod(0o644)
-    assert HostKeys(path, "accept-new").judge(NAME, KEY) is None
+    assert HostKeys(path, "accept-new", "t").judge(NAME, KEY) is None
     assert path.read_text() == before + "\n" + line(NAME, KEY)
     assert path.stat().st_mode & 0o777 == 0o644, "what we did not make we do not change"
 
@@ -66,7 +66,7 @@ def test_a_known_key_is_accepted_and_not_recorded_twice(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     for policy in ("accept-new", "ask", "strict"):
         path.write_text(line(NAME, KEY))
-        assert HostKeys(path, policy).judge(NAME, KEY) is None
+        assert HostKeys(path, policy, "t").judge(NAME, KEY) is None
         assert path.read_text() == line(NAME, KEY)
 
 
@@ -75,19 +75,19 @@ def test_another_key_halts_and_shows_both(tmp_path: Path) -> None:
     path.write_text(line(NAME, KEY))
     for policy in ("accept-new", "ask", "strict"):
         for offered in (OTHER, ECDSA):
-            cause = HostKeys(path, policy).judge(NAME, offered)
+            cause = HostKeys(path, policy, "t").judge(NAME, offered)
             assert cause is not None
             assert cause.code is Code.HOST_KEY_CHANGED
             assert fingerprint(KEY) in cause.message
             assert fingerprint(offered) in cause.message
-            assert f"ssh-keygen -R '{NAME}' -f {path}" in cause.hint
+            assert "`comfytunnel trust t`" in cause.hint
     assert path.read_text() == line(NAME, KEY)
 
 
 @pytest.mark.parametrize("policy", ["ask", "strict"])
 def test_a_new_key_is_not_recorded_unless_the_config_lets_us(policy: str, tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
-    cause = HostKeys(path, policy).judge(NAME, KEY)
+    cause = HostKeys(path, policy, "t").judge(NAME, KEY)
     assert cause is not None
     assert cause.code is Code.HOST_KEY_UNKNOWN
     assert fingerprint(KEY) in cause.message
@@ -97,7 +97,7 @@ def test_a_new_key_is_not_recorded_unless_the_config_lets_us(policy: str, tmp_pa
 def test_a_revoked_key_is_refused_even_if_it_is_known(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     path.write_text(line(NAME, KEY) + line("*", KEY, "@revoked "))
-    cause = HostKeys(path, "accept-new").judge(NAME, KEY)
+    cause = HostKeys(path, "accept-new", "t").judge(NAME, KEY)
     assert cause is not None
     assert cause.code is Code.HOST_KEY_CHANGED
     assert "revoked" in cause.message
@@ -108,7 +108,7 @@ def test_hashed_lines_are_understood(tmp_path: Path) -> None:
     path.write_text(line(NAME, KEY) + line("plain.example", OTHER))
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(path)], check=True, capture_output=True)
     assert NAME not in path.read_text()
-    judge = HostKeys(path, "strict").judge
+    judge = HostKeys(path, "strict", "t").judge
     assert judge(NAME, KEY) is None
     assert judge("plain.example", OTHER) is None
     changed, unknown = judge(NAME, OTHER), judge("third.example", OTHER)
@@ -121,11 +121,11 @@ def test_hashed_lines_are_understood(tmp_path: Path) -> None:
 def test_a_line_for_the_host_without_port_counts_only_if_the_key_is_the_same(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     path.write_text(line("relay.example", KEY))
-    assert HostKeys(path, "strict").judge(NAME, KEY) is None
-    unknown = HostKeys(path, "strict").judge(NAME, OTHER)
+    assert HostKeys(path, "strict", "t").judge(NAME, KEY) is None
+    unknown = HostKeys(path, "strict", "t").judge(NAME, OTHER)
     assert unknown is not None
     assert unknown.code is Code.HOST_KEY_UNKNOWN
-    assert HostKeys(path, "accept-new").judge(NAME, OTHER) is None
+    assert HostKeys(path, "accept-new", "t").judge(NAME, OTHER) is None
 
 
 def test_a_line_for_the_host_without_port_counts_only_while_there_is_none_with_it(tmp_path: Path) -> None:
@@ -134,10 +134,10 @@ def test_a_line_for_the_host_without_port_counts_only_while_there_is_none_with_i
     path.write_text(line(NAME, KEY) + line("relay.example", OTHER))
     before = path.read_text()
     for policy in ("accept-new", "ask", "strict"):
-        cause = HostKeys(path, policy).judge(NAME, OTHER)
+        cause = HostKeys(path, policy, "t").judge(NAME, OTHER)
         assert cause is not None
         assert cause.code is Code.HOST_KEY_CHANGED
-        assert HostKeys(path, policy).judge(NAME, KEY) is None
+        assert HostKeys(path, policy, "t").judge(NAME, KEY) is None
     assert path.read_text() == before
 
 
@@ -148,7 +148,7 @@ def test_names_in_the_file_have_no_case(names: str, tmp_path: Path) -> None:
     """ssh and ssh-keygen find such a line too; passed over, another key would be recorded beside it."""
     path = tmp_path / "known_hosts"
     path.write_text(line(names, KEY))
-    judge = HostKeys(path, "accept-new").judge
+    judge = HostKeys(path, "accept-new", "t").judge
     assert judge(NAME, KEY) is None
     cause = judge(NAME, OTHER)
     assert cause is not None
@@ -162,7 +162,7 @@ def test_names_in_the_file_have_no_case(names: str, tmp_path: Path) -> None:
 def test_another_port_of_the_same_host_is_another_machine(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     path.write_text(line("[relay.example]:3333", KEY) + line(NAME, OTHER))
-    cause = HostKeys(path, "accept-new").judge(NAME, KEY)
+    cause = HostKeys(path, "accept-new", "t").judge(NAME, KEY)
     assert cause is not None
     assert cause.code is Code.HOST_KEY_CHANGED
 
@@ -170,7 +170,7 @@ def test_another_port_of_the_same_host_is_another_machine(tmp_path: Path) -> Non
 def test_the_algorithms_of_known_keys_are_told_in_order(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     path.write_text(line(NAME, ECDSA) + line(NAME, RSA))
-    algorithms = HostKeys(path, "strict").known(NAME).algorithms
+    algorithms = HostKeys(path, "strict", "t").known(NAME).algorithms
     assert algorithms[0] == "ecdsa-sha2-nistp256"
     assert "rsa-sha2-256" in algorithms
 
@@ -178,11 +178,11 @@ def test_the_algorithms_of_known_keys_are_told_in_order(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_or_written_is_a_cause_and_no_trust(tmp_path: Path) -> None:
     folder = tmp_path / "known_hosts"
     folder.mkdir()
-    cause = HostKeys(folder, "accept-new").judge(NAME, KEY)
+    cause = HostKeys(folder, "accept-new", "t").judge(NAME, KEY)
     assert cause is not None
     assert cause.code is Code.HOST_KEY_UNKNOWN
     (tmp_path / "file").write_text("")
-    cause = HostKeys(tmp_path / "file" / "known_hosts", "accept-new").judge(NAME, KEY)
+    cause = HostKeys(tmp_path / "file" / "known_hosts", "accept-new", "t").judge(NAME, KEY)
     assert cause is not None
     assert cause.code is Code.HOST_KEY_UNKNOWN
 

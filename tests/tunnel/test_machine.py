@@ -61,7 +61,7 @@ GRID = {
     "Want(down)": ". D DD DD DD D D D",
     "Reconnect": ". O DO DO DO O O O",  # down stays down: reconnecting is no way to want something
     "ConfigChanged": ". O DO DO DO O O O",  # the live link leads to the old endpoint
-    "TrustChanged": ". O . . . O O O",  # what is known of the live link has not changed
+    "TrustChanged": ". O DO . . O O O",  # what is known of the live link has not changed; a try may have read the old file
     "RouteChanged, another": "n O DO ? ? O n n",  # a live link may outlive a new route: ask it
     "RouteChanged, as before": ". O . . . . . .",  # (for the record that was offline it is a route again)
     "RouteChanged, none": "n . DN ? ? N n n",  # the last link may still work: ask it

@@ -27,9 +27,11 @@ STATUS = {
     "bad_request": 400,
     "forbidden": 403,
     "browser_refused": 403,
+    "host_key_revoked": 403,
     "not_found": 404,
     "tunnel_not_found": 404,
     "method_not_allowed": 405,
+    "host_key_mismatch": 409,
     "too_large": 413,
     "invalid_request": 422,
     "invalid_workflow": 422,
@@ -42,6 +44,7 @@ STATUS = {
     "state_error": 500,
     "disk_full": 500,
     "not_ready": 503,
+    "host_unreachable": 503,
 }
 """Every code that an answer may carry, and its HTTP status. docs/api.md explains them in the same order."""
 

@@ -40,6 +40,10 @@ class Tunnels(Protocol):
 
     async def reconnect(self, name: str) -> None: ...
 
+    async def trust(self, name: str, fingerprint: str | None) -> wire.Trust:
+        """What known_hosts holds and what the host shows; with a fingerprint (SHA256:...) that key is trusted from now on. Raises
+        Error (host_unreachable, host_key_mismatch, host_key_revoked, state_error, not_ready)."""
+
     def cause(self) -> wire.Cause | None:
         """The daemon's own trouble (`config_error`, `state_broken`), or None."""
 

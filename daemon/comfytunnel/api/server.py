@@ -23,6 +23,7 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("POST", "/v1/tunnels/{name}/up", tunnels.up),
     ("POST", "/v1/tunnels/{name}/down", tunnels.down),
     ("POST", "/v1/tunnels/{name}/reconnect", tunnels.reconnect),
+    ("POST", "/v1/tunnels/{name}/trust", tunnels.trust),
     ("GET", "/v1/health", tunnels.health),
     ("GET", "/v1/ready", tunnels.ready),
     ("GET", "/v1/events", stream.daemon_events),

@@ -7,7 +7,7 @@ import os
 from aiohttp import web
 
 from comfytunnel import __version__, wire
-from comfytunnel.api.answers import answer
+from comfytunnel.api.answers import answer, read_json
 from comfytunnel.api.context import Context, context
 from comfytunnel.errors import Error
 
@@ -56,6 +56,13 @@ async def down(request: web.Request) -> web.Response:
 async def reconnect(request: web.Request) -> web.Response:
     await context(request).tunnels.reconnect(request.match_info["name"])
     return await show(request)
+
+
+async def trust(request: web.Request) -> web.Response:
+    """Without a body nothing is changed. Takes as long as a look at the host does: up to 10 s."""
+    asked = await read_json(request, wire.TrustRequest) if await request.read() else wire.TrustRequest()
+    its = context(request)
+    return answer(await its.tunnels.trust(request.match_info["name"], asked.fingerprint))
 
 
 async def health(_request: web.Request) -> web.Response:

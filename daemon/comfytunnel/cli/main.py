@@ -16,8 +16,10 @@ import typer
 from comfytunnel import __version__, paths, wire
 from comfytunnel.cli import configs, exits, jobs, render, setups
 from comfytunnel.cli.jobs import AsJson, Folder, Timeout, now
+from comfytunnel.cli.trust import trust
+from comfytunnel.cli.tunnels import TunnelName, one_tunnel
 from comfytunnel.client import Client
-from comfytunnel.errors import Error, NotRunningError, TimedOutError, UsageError
+from comfytunnel.errors import Error, NotRunningError, TimedOutError
 
 app = typer.Typer(
     name="comfytunnel",
@@ -31,9 +33,6 @@ app = typer.Typer(
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(configs.app, name="config")
 
-TunnelName = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="The tunnel; needed if there are several.")
-]
 Workflow = Annotated[
     str, typer.Argument(metavar="WORKFLOW.json", help="A workflow in API format; - reads stdin.")
 ]
@@ -215,7 +214,7 @@ def _find_daemon(client: Client, seconds: float) -> None:
 def up(name: TunnelName = None, as_json: AsJson = False) -> None:
     """Bring a tunnel up and keep it up."""
     client = Client()
-    chosen = _one_tunnel(client, name)
+    chosen = one_tunnel(client, name)
     _tell_tunnel(chosen, client.up(chosen), as_json)
 
 
@@ -223,7 +222,7 @@ def up(name: TunnelName = None, as_json: AsJson = False) -> None:
 def down(name: TunnelName = None, as_json: AsJson = False) -> None:
     """Take a tunnel down until `up`."""
     client = Client()
-    chosen = _one_tunnel(client, name)
+    chosen = one_tunnel(client, name)
     _tell_tunnel(chosen, client.down(chosen), as_json)
 
 
@@ -231,19 +230,11 @@ def down(name: TunnelName = None, as_json: AsJson = False) -> None:
 def reconnect(name: TunnelName = None, as_json: AsJson = False) -> None:
     """Drop the link and make a new one at once."""
     client = Client()
-    chosen = _one_tunnel(client, name)
+    chosen = one_tunnel(client, name)
     _tell_tunnel(chosen, client.reconnect(chosen), as_json)
 
 
-def _one_tunnel(client: Client, name: str | None) -> str:
-    if name is not None:
-        return name
-    names = list(client.tunnels())
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise UsageError("No tunnel is configured.", hint="Run: comfytunnel setup 'ssh -p ...'")
-    raise UsageError("There are several tunnels: which one?", hint=f"Name one of {', '.join(names)}.")
+app.command()(trust)
 
 
 def _tell_tunnel(name: str, tunnel: wire.Tunnel, as_json: bool) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +10,9 @@ import typer
 
 from comfytunnel import paths
 from comfytunnel.cli import exits, render
+from comfytunnel.cli.asking import asker
 from comfytunnel.client import Client
-from comfytunnel.errors import Error, NotRunningError, UsageError
+from comfytunnel.errors import NotRunningError, UsageError
 from comfytunnel.printable import printable
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; ask nothing.")]
@@ -40,18 +39,16 @@ def setup(
 ) -> None:
     """Write the config from an ssh command line; a running daemon takes it up."""
     from comfytunnel.app import look_at_host_key
-    from comfytunnel.cli.setup import HostKeyLook, run_setup
+    from comfytunnel.cli.setup import STOPPED, HostKeyLook, run_setup
     from comfytunnel.config import TunnelConfig
-    from comfytunnel.tunnel.state import MEANINGS, Code
+    from comfytunnel.tunnel.state import Code
 
     starts = (Code.CONNECT_REFUSED, Code.CONNECT_TIMEOUT, Code.CONNECT_RESET)
-    words = tuple(MEANINGS[code].sentence.rstrip(".") for code in starts)
 
     async def look(tunnel: TunnelConfig) -> HostKeyLook:
         seen = await look_at_host_key(tunnel)
-        return HostKeyLook(
-            seen.fingerprint, seen.algorithm, seen.status, seen.detail, seen.detail.startswith(words)
-        )
+        starting = seen.cause is not None and seen.cause.code in starts
+        return HostKeyLook(seen.fingerprint, seen.algorithm, seen.status, seen.detail, starting)
 
     done = run_setup(
         _one_line(line),
@@ -62,7 +59,7 @@ def setup(
         keep_forward=keep_forward,
         yes=yes,
         json=as_json,
-        ask=_asker(),
+        ask=asker(STOPPED),
         say=lambda text: exits.tell(printable(text, lines=True)),
         look=look,
         tell_daemon=_tell_daemon,
@@ -76,24 +73,6 @@ def _one_line(words: list[str]) -> str:
     if " " in words[0]:
         return " ".join([words[0], *map(shlex.quote, words[1:])])
     return words[0] if len(words) == 1 else shlex.join(words)
-
-
-def _asker() -> Callable[[str], bool] | None:
-    """Return how to ask a person, or None where there is none."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return None
-    from comfytunnel.cli.setup import STOPPED
-
-    def ask(question: str) -> bool:
-        sys.stdout.write(f"{printable(question)} [y/N] ")
-        sys.stdout.flush()
-        try:
-            return sys.stdin.readline().strip().lower() in {"y", "yes"}
-        except KeyboardInterrupt:
-            sys.stdout.write("\n")
-            raise Error(STOPPED) from None
-
-    return ask
 
 
 def _tell_daemon(path: Path) -> str | None:

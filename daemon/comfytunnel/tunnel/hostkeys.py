@@ -2,13 +2,11 @@
 
 Follows OpenSSH: a host on another port than 22 is `[host]:port`; a line for the bare host counts only while there is none for
 that, and only if the key is the same. Names have no case, addresses are not looked up (CheckHostIP no), an alias stands alone
-without a port. Lines that cannot be read are passed over, never rewritten; recording appends one line and touches nothing
-else. No network here.
+without a port. Lines that cannot be read are passed over. What is written to the file is knownhosts.py's. No network here.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Literal
 
 import asyncssh
 
+from comfytunnel.tunnel.knownhosts import append, line_of
 from comfytunnel.tunnel.state import Cause, Code
 
 SSH_PORT = 22
@@ -54,11 +53,13 @@ class Known:
 
 
 class HostKeys:
-    """One known_hosts file and one policy ("accept-new", "ask", "strict"). The file is read anew for each question."""
+    """One known_hosts file and one policy ("accept-new", "ask", "strict"), for the tunnel that hints name. The file is read anew for
+    each question."""
 
-    def __init__(self, path: Path, policy: str) -> None:
+    def __init__(self, path: Path, policy: str, tunnel: str) -> None:
         self._path = path
         self._policy = policy
+        self._command = f"`comfytunnel trust {tunnel}`"
 
     def known(self, name: str) -> Known:
         """Look `name` up (see `name_of`). A missing file knows nothing; an unreadable one raises OSError."""
@@ -82,7 +83,7 @@ class HostKeys:
         try:
             known = self.known(name)
         except OSError as error:
-            return Cause(Code.HOST_KEY_UNKNOWN, f"{self._path} cannot be read: {error.strerror}.")
+            return unreadable(self._path, error)
         offered = fingerprint(key)
         verdict = known.verdict(key)
         if verdict == "trusted":
@@ -97,16 +98,17 @@ class HostKeys:
             return Cause(
                 Code.HOST_KEY_CHANGED,
                 f"known for {name}: {_list(known.keys)}. offered: {offered}.",
-                f"Expected when a new instance has taken over the port; otherwise somebody may be in between. "
-                f"If you trust it: ssh-keygen -R '{name}' -f {self._path}, then `comfytunnel reconnect`.",
+                "Expected when a new instance has taken over the port; otherwise somebody may be in between. "
+                f"{self._command} shows both and asks.",
             )
         if self._policy != "accept-new":
             return Cause(
                 Code.HOST_KEY_UNKNOWN,
                 f'{name} offered {offered}; host_key = "{self._policy}" in the config.',
+                f"{self._command} shows it and asks; compare the fingerprint with the console's.",
             )
         try:
-            self._record(name, key)
+            append(self._path, line_of(name, key))
         except OSError as error:
             return Cause(
                 Code.HOST_KEY_UNKNOWN,
@@ -115,29 +117,21 @@ class HostKeys:
             )
         return None
 
-    def _record(self, name: str, key: asyncssh.SSHKey) -> None:
-        folder = self._path.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        algorithm, data = key.export_public_key("openssh").decode("ascii").split()[:2]
-        line = f"{name} {algorithm} {data}\n".encode()
-        handle = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            size = os.fstat(handle).st_size
-            if size and os.pread(handle, 1, size - 1) != b"\n":
-                line = b"\n" + line  # an editor left the last line open
-            os.write(
-                handle, line
-            )  # one write to an O_APPEND file: two daemons and an ssh do not mix their lines
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
 
 def name_of(host: str, port: int, alias: str | None = None) -> str:
     """The name under which known_hosts holds a host (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
     if alias:
         return alias.lower()  # as ssh does, and not as asyncssh
     return host.lower() if port == SSH_PORT else f"[{host.lower()}]:{port}"
+
+
+def unreadable(path: Path, error: OSError) -> Cause:
+    """A known_hosts that cannot be read trusts nobody, and nobody's key could be compared with it."""
+    return Cause(
+        Code.HOST_KEY_UNKNOWN,
+        f"{path} cannot be read: {error.strerror}.",
+        "Make it a file that you may read, or name another one as `known_hosts`.",
+    )
 
 
 def fingerprint(key: asyncssh.SSHKey) -> str:

@@ -1,18 +1,21 @@
-"""A look at a host's key without logging in: for `setup`, which shows the fingerprint before the first use. Records nothing."""
+"""A look at a host's key without logging in: for `setup`, which shows the fingerprint before the first use, and for `trust`. Records
+nothing."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import asyncssh
 
 from comfytunnel.config import TunnelConfig
 from comfytunnel.tunnel.dial import Resolver, dial
-from comfytunnel.tunnel.hostkeys import Verdict, fingerprint
+from comfytunnel.tunnel.hostkeys import Known, Verdict, fingerprint
 from comfytunnel.tunnel.link import LinkError
+from comfytunnel.tunnel.state import Cause, Code
 from comfytunnel.tunnel.target import Survey
+from comfytunnel.tunnel.witness import Witness, cause_of
 
 LOOK_DEADLINE = 10.0  # seconds; a person waits, and an instance that is still starting is no reason to
 
@@ -27,13 +30,24 @@ _STATUS: dict[Verdict, Status] = {
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """`status`: what known_hosts says of the key; a revoked one counts as changed. `fingerprint` is SHA256:..., empty if the host
-    could not be reached. `detail` says why that is, or that the key is revoked."""
+    """`status`: what known_hosts says of the key; a revoked one counts as changed. `key` is None, with the cause, if the host could
+    not be reached. `name` is the host's in known_hosts, `known` what is there for it. `detail` says what is wrong, or is empty."""
 
     status: Status
-    fingerprint: str = ""
-    algorithm: str = ""
+    name: str = ""
+    key: asyncssh.SSHKey | None = None
+    known: Known = field(default_factory=Known)
+    cause: Cause | None = None
     detail: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA256:..., empty if the host could not be reached."""
+        return fingerprint(self.key) if self.key else ""
+
+    @property
+    def algorithm(self) -> str:
+        return self.key.get_algorithm() if self.key else ""
 
 
 async def look(config: TunnelConfig) -> Look:
@@ -42,11 +56,11 @@ async def look(config: TunnelConfig) -> Look:
         async with asyncio.timeout(LOOK_DEADLINE):
             return await _look(config)
     except TimeoutError:
-        return Look("unreachable", detail="The host did not answer in time.")
+        return _unreachable(Cause(Code.CONNECT_TIMEOUT, f"nothing in {LOOK_DEADLINE:.0f} s."))
     except LinkError as error:
-        return Look("unreachable", detail=error.cause.message)
+        return _unreachable(error.cause)
     except (OSError, asyncssh.Error, ValueError) as error:
-        return Look("unreachable", detail=str(error))
+        return _unreachable(cause_of(error, Witness()))
 
 
 async def _look(config: TunnelConfig) -> Look:
@@ -60,7 +74,11 @@ async def _look(config: TunnelConfig) -> Look:
         if sock is not None:
             sock.close()
     if key is None:
-        return Look("unreachable", detail="The host showed no key.")
+        return _unreachable(Cause(Code.PROTOCOL_ERROR, "it showed no host key."))
     verdict = target.known.verdict(key)
     detail = f"The key is marked as revoked in {config.known_hosts}." if verdict == "revoked" else ""
-    return Look(_STATUS[verdict], fingerprint(key), key.get_algorithm(), detail)
+    return Look(_STATUS[verdict], target.name, key, target.known, detail=detail)
+
+
+def _unreachable(cause: Cause) -> Look:
+    return Look("unreachable", cause=cause, detail=cause.message)

@@ -158,7 +158,8 @@ def _reconnect(tunnel: Tunnel, event: Reconnect | ConfigChanged, now: float, pol
 
 
 def _trust_changed(tunnel: Tunnel, event: TrustChanged, now: float, policy: Policy) -> Step:
-    if tunnel.phase in PAUSED or tunnel.phase is Phase.HALTED:
+    """A try that is under way may have read the old file; a live link has not been asked to trust anybody else."""
+    if tunnel.phase in PAUSED or tunnel.phase in (Phase.CONNECTING, Phase.HALTED):
         return _connect(tunnel, now, fresh=True)
     return tunnel, ()
 

@@ -45,7 +45,7 @@ class SshOpener:
         self._config = config
         self._resolver = resolver
         self._on_refused = on_refused
-        self._host_keys = HostKeys(config.known_hosts, config.host_key)
+        self._host_keys = HostKeys(config.known_hosts, config.host_key, config.name)
         self._survey = Survey(config, with_keys=True)
 
     @asynccontextmanager

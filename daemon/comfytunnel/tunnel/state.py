@@ -93,12 +93,12 @@ MEANINGS: dict[Code, Meaning] = {
         Verdict.HALT,
         "The host's key is not the one that known_hosts holds.",
         "Expected after a new instance took over the port; otherwise somebody may be in between. "
-        "If you trust it, remove the old line with ssh-keygen -R, then `comfytunnel reconnect`.",
+        "`comfytunnel trust` shows both and asks.",
     ),
     Code.HOST_KEY_UNKNOWN: Meaning(
         Verdict.HALT,
         "The host's key is not in known_hosts, and the config does not let us record it.",
-        'Connect once with ssh and compare the fingerprint, or set host_key = "accept-new".',
+        '`comfytunnel trust` shows it and asks, or set host_key = "accept-new".',
     ),
     Code.FORWARD_DENIED: Meaning(
         Verdict.RETRY_SLOWLY,

@@ -18,7 +18,7 @@ import asyncssh
 from comfytunnel.config import TunnelConfig
 from comfytunnel.tunnel import keys
 from comfytunnel.tunnel.dial import in_thread
-from comfytunnel.tunnel.hostkeys import HostKeys, Known, name_of
+from comfytunnel.tunnel.hostkeys import HostKeys, Known, name_of, unreadable
 from comfytunnel.tunnel.link import LinkError
 from comfytunnel.tunnel.state import Cause, Code
 
@@ -90,11 +90,9 @@ def _read(config: TunnelConfig, *, with_keys: bool) -> Target:
     )
     name = name_of(options.host, options.port, options.host_key_alias)
     try:
-        known = HostKeys(config.known_hosts, config.host_key).known(name)
+        known = HostKeys(config.known_hosts, config.host_key, config.name).known(name)
     except OSError as error:
-        raise LinkError(
-            Cause(Code.HOST_KEY_UNKNOWN, f"{config.known_hosts} cannot be read: {error.strerror}.")
-        ) from error
+        raise LinkError(unreadable(config.known_hosts, error)) from error
     if not with_keys:
         return Target(way, options, name, known)
     agent = _agent(config, options)

@@ -1,0 +1,26 @@
+"""A question to the person at the terminal. Where there is none nothing is asked, and nothing is taken for an answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from comfytunnel.errors import Error
+from comfytunnel.printable import printable
+
+
+def asker(stopped: str) -> Callable[[str], bool] | None:
+    """Return how to ask a person yes or no, or None where there is none. Ctrl-C at a question is an Error that says `stopped`."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return None
+
+    def ask(question: str) -> bool:
+        sys.stdout.write(f"{printable(question)} [y/N] ")
+        sys.stdout.flush()
+        try:
+            return sys.stdin.readline().strip().lower() in {"y", "yes"}
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")
+            raise Error(stopped) from None
+
+    return ask
