@@ -15,9 +15,9 @@ def asker(stopped: str) -> Callable[[str], bool] | None:
         return None
 
     def ask(question: str) -> bool:
-        sys.stdout.write(f"{printable(question)} [y/N] ")
-        sys.stdout.flush()
-        try:
+        try:  # Ctrl-C may come as soon as the question can be seen
+            sys.stdout.write(f"{printable(question)} [y/N] ")
+            sys.stdout.flush()
             return sys.stdin.readline().strip().lower() in {"y", "yes"}
         except KeyboardInterrupt:
             sys.stdout.write("\n")
