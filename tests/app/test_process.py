@@ -292,3 +292,22 @@ async def test_before_an_announced_sleep_the_link_is_closed_and_comes_back_after
         await world.ask(lambda: world.client.wait(timeout=DEADLINE))
         assert (await world.end_of(job)).status == "succeeded"
         assert world.comfyui.executions == [job.id]
+
+
+async def test_the_daemon_carries_no_library_that_only_commands_need(world: World) -> None:
+    """It stays for months: typer and rich, and what they bring, are 13 MB."""
+    await world.start(PYTHONPROFILEIMPORTTIME="1")
+    imported = {line.rpartition("|")[2].strip() for line in world.log.read_text().splitlines() if "|" in line}
+    assert {"comfytunnel.app", "asyncssh", "structlog"} <= imported
+    assert not imported & {"typer", "rich.console", "PIL.Image"}
+
+
+async def test_the_daemon_says_how_it_is_started_and_takes_nothing_that_it_does_not_know(
+    world: World,
+) -> None:
+    code, out, _ = await world.run("daemon", "--help")
+    assert code == 0
+    assert {"--config", "--socket", "--state-dir"} <= set(out.replace(" FILE", " ").split())
+    code, _, err = await world.run("daemon", "--confg", "x")
+    assert code == 2
+    assert "--confg" in err

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from comfytunnel import __version__, paths, wire
+from comfytunnel import __version__, wire
 from comfytunnel.cli import configs, exits, jobs, render, setups
 from comfytunnel.cli.jobs import AsJson, Folder, Timeout, now
 from comfytunnel.cli.trust import trust
@@ -67,23 +66,14 @@ def root(
         raise typer.Exit
 
 
-@app.command()
-def daemon(
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: $COMFYTUNNEL_CONFIG, else the user's.")
-    ] = None,
-    socket: Annotated[Path | None, typer.Option(metavar="PATH", help="The control socket.")] = None,
-    state_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where jobs are kept.")] = None,
-) -> None:
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def daemon(context: typer.Context) -> None:
     """Run the daemon in the foreground: tunnels, jobs, control socket."""
-    from comfytunnel.app import run_daemon
+    from comfytunnel.cli.daemon import main as run
 
-    code = run_daemon(
-        (config or paths.config_path()).absolute(),
-        (socket or paths.socket_path()).absolute(),
-        (state_dir or paths.state_dir()).absolute(),
-    )
-    raise typer.Exit(code)
+    raise typer.Exit(run(context.args))
 
 
 app.command(context_settings={"ignore_unknown_options": True})(
