@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-system check bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -15,6 +15,10 @@ test: $(VENV)/.installed-dev
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest $(PYTEST_ARGS); status=$$?; \
 	  $(BIN)/coverage combine -q && $(BIN)/coverage report | tail -n 1; exit $$status
+
+# Against a systemd user manager, which `make test` does without. Leaves nothing behind in the repository, which may not be ours to write.
+test-system: $(VENV)/.installed-dev
+	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) tests/system
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

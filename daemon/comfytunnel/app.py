@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from comfytunnel import __version__, config, log, wire
+from comfytunnel import __version__, config, fdstore, log, wire
 from comfytunnel.api.context import Context
 from comfytunnel.api.listen import Lock, control_socket
 from comfytunnel.api.server import Server
@@ -27,6 +27,7 @@ from comfytunnel.jobs.scheduler import JobsSettings, Scheduler
 from comfytunnel.jobs.store import Store
 from comfytunnel.notify import Notifier
 from comfytunnel.roster import Roster
+from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.watch.world import World
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def run_daemon(config_path: Path, socket_path: Path, state_dir: Path) -> int:
     Raises RefusedError (another daemon), StateError (our files), and ConfigError unless a service manager started us: then
     the control socket is served without tunnels until the file is mended, so that everybody can be told why.
     """
+    handed = fdstore.inherited()  # first: nothing is open yet but what was passed
     notifier = Notifier()
     broken: ConfigError | None = None
     loaded: config.Config | None = None
@@ -55,8 +57,12 @@ def run_daemon(config_path: Path, socket_path: Path, state_dir: Path) -> int:
         broken = error
     log.setup(loaded.log.level if loaded else "info", loaded.log.format if loaded else "auto")
     _raise_file_limit()
-    with Lock(socket_path.parent, state_dir) as lock, control_socket(socket_path, lock) as listener:
-        daemon = _Daemon(config_path, state_dir, notifier)
+    with (
+        Lock(socket_path.parent, state_dir) as lock,
+        control_socket(socket_path, lock) as listener,
+        Listeners(notifier, handed) as listeners,
+    ):
+        daemon = _Daemon(config_path, state_dir, notifier, listeners)
         asyncio.run(daemon.run(loaded, broken, listener))
     return 0
 
@@ -70,10 +76,11 @@ async def look_at_host_key(tunnel: config.TunnelConfig) -> Look:
 
 
 class _Daemon:
-    def __init__(self, config_path: Path, state_dir: Path, notifier: Notifier) -> None:
+    def __init__(self, config_path: Path, state_dir: Path, notifier: Notifier, listeners: Listeners) -> None:
         self._path = config_path
         self._state_dir = state_dir
         self._notifier = notifier
+        self._listeners = listeners
         self._lasting: wire.Cause | None = None  # trouble that no reload ends
         self._broken = asyncio.Event()  # set while the config cannot be used
 
@@ -101,7 +108,7 @@ class _Daemon:
         jobs = loaded.jobs if loaded else config.JobsConfig()
         self._scheduler = Scheduler(store, {}, _settings(jobs))
         world = World(goodbye=self._before_sleep, on_wake=lambda: self._scheduler.sleep(asleep=False))
-        self._tunnels = Roster(self._scheduler, world, group)
+        self._tunnels = Roster(self._scheduler, world, self._listeners, group)
         context = Context(
             tunnels=self._tunnels,
             store=store,

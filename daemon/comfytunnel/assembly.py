@@ -21,6 +21,7 @@ from comfytunnel.tunnel.dial import Resolver
 from comfytunnel.tunnel.door import Door
 from comfytunnel.tunnel.driver import Driver, View
 from comfytunnel.tunnel.guard import Rules
+from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.tunnel.machine import ALIVE, PAUSED, Policy
 from comfytunnel.tunnel.ssh import SshOpener
 from comfytunnel.tunnel.state import (
@@ -57,6 +58,7 @@ class Assembly:
         config: TunnelConfig,
         place: Place,
         resolver: Resolver,
+        listeners: Listeners,
         *,
         busy: Callable[[], bool],
         on_change: Callable[[], None],
@@ -76,6 +78,7 @@ class Assembly:
             config.name,
             config.listen,
             self._driver.view,
+            listeners,
             hold=config.hold,
             on_held=lambda held: self._driver.demand("door", held),
             rules=_rules(config),

@@ -1,8 +1,12 @@
-"""What the service manager is told: ready, one live line, stopping. Without one ($NOTIFY_SOCKET unset) nothing happens."""
+"""What the service manager is told: ready, one live line, stopping; and the sockets that it is to keep. Without one ($NOTIFY_SOCKET
+unset) nothing happens. What it passes back at the next start is read in fdstore.py.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 
 import sdnotify
 
@@ -14,11 +18,11 @@ class Notifier:
 
     def __init__(self) -> None:
         self.managed = "NOTIFY_SOCKET" in os.environ
-        self._socket = sdnotify.SystemdNotifier()
+        self._manager = sdnotify.SystemdNotifier() if self.managed else None
         self._line = ""
 
     def ready(self) -> None:
-        self._socket.notify("READY=1")
+        self._say("READY=1")
 
     def status(self, line: str) -> None:
         """`line` is what `systemctl status` shows; the same line twice is sent once. It may hold words of the far side: a line
@@ -26,12 +30,28 @@ class Notifier:
         line = printable(line)
         if line != self._line:
             self._line = line
-            self._socket.notify(f"STATUS={line}")
+            self._say(f"STATUS={line}")
 
     def stopping(self) -> None:
-        self._socket.notify("STOPPING=1")
+        self._say("STOPPING=1")
+
+    def keep(self, name: str, sock: socket.socket) -> None:
+        """Hand a duplicate of `sock` to the manager, who passes it to the process that comes after us: sd_pid_notify_with_fds(3).
+        `name` is a legal FDNAME. A manager without a store, or with a full one, drops it without a word."""
+        if self._manager is not None and self._manager.socket is not None:
+            message = f"FDSTORE=1\nFDNAME={name}".encode()
+            with contextlib.suppress(OSError):  # the successor will have to bind for itself
+                socket.send_fds(self._manager.socket, [message], [sock.fileno()])
+
+    def forget(self, name: str) -> None:
+        """Let the manager close what it keeps under `name`."""
+        self._say(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def close(self) -> None:
         """Nothing is said after this."""
-        if self.managed:
-            self._socket.socket.close()
+        if self._manager is not None and self._manager.socket is not None:
+            self._manager.socket.close()
+
+    def _say(self, message: str) -> None:
+        if self._manager is not None:
+            self._manager.notify(message)

@@ -20,6 +20,7 @@ from comfytunnel.errors import Error, NotFoundError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.model import Waits
 from comfytunnel.jobs.scheduler import Gate, Place, Scheduler
+from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.watch.world import World
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
 class Roster:
     """The set of tunnels as the API sees it, and the owner of their tasks. Satisfies api.context.Tunnels."""
 
-    def __init__(self, scheduler: Scheduler, world: World, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, scheduler: Scheduler, world: World, listeners: Listeners, group: asyncio.TaskGroup
+    ) -> None:
         self.changed: Feed[int] = Feed(0)
         self._scheduler = scheduler
         self._world = world
+        self._listeners = listeners
         self._group = group
         self._started = datetime.now(UTC)
         self._configs: dict[str, TunnelConfig] = {}
@@ -136,6 +140,7 @@ class Roster:
             await self._stop(name)
             del self._configs[name], self._places[name]
             done["removed"].append(name)
+        self._listeners.retain({endpoint for new in configs.values() for endpoint in new.listen})
         for name, new in configs.items():
             old = self._configs.get(name)
             if old == new:
@@ -167,6 +172,7 @@ class Roster:
             self._configs[name],
             self._places[name],
             self._resolver,
+            self._listeners,
             busy=lambda: self._scheduler.demand.value.get(name, 0) > 0,
             on_change=self.poke,
         )
@@ -195,6 +201,7 @@ class Roster:
 
     async def stop(self) -> None:
         """End all of them."""
+        self._listeners.close()  # the doors have their own until they end: then nobody here holds a port
         await self._stop(*self._configs)
 
 

@@ -9,10 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from comfytunnel.config import Tcp, TunnelConfig
+from comfytunnel.fdstore import Handed
 from comfytunnel.jobs.model import NewJob
 from comfytunnel.jobs.scheduler import JobsSettings, Scheduler
 from comfytunnel.jobs.store import Store
+from comfytunnel.notify import Notifier
 from comfytunnel.roster import Roster
+from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.watch.world import World
 from tests.app.world import workflow
 from tests.fakes.sshd import free_port
@@ -40,7 +43,7 @@ async def roster(folder: Path, *, waiting: bool = False) -> AsyncIterator[tuple[
         await store.add(NewJob(workflow=workflow()), now=datetime.now(UTC))
     async with asyncio.TaskGroup() as group:
         scheduler = Scheduler(store, {}, JobsSettings(output_dir=folder))
-        made = Roster(scheduler, World(), group)
+        made = Roster(scheduler, World(), Listeners(Notifier(), Handed()), group)
         jobs = group.create_task(scheduler.run())
         yield made, scheduler
         await made.stop()

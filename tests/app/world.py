@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -126,25 +126,39 @@ class World:
         out, err = await asyncio.wait_for(process.communicate(), DEADLINE)
         return process.returncode or 0, out.decode(), err.decode()
 
-    async def start(self, *, serving: bool = True, **more: str) -> None:
-        """Start the daemon and wait until it answers; with `serving`, until ComfyUI does too."""
+    async def start(
+        self,
+        *,
+        serving: bool = True,
+        through: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+        **more: str,
+    ) -> None:
+        """Start the daemon and wait until it answers; with `serving`, until ComfyUI does too. `through` is a program that becomes
+        the one it is given."""
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
+                *through,
                 sys.executable,
                 "-m",
                 "comfytunnel",
                 "daemon",
                 env=self.environment | more,
+                pass_fds=pass_fds,
                 stdout=log,
                 stderr=log,
             )
+        await self.answers(serving=serving)
+
+    async def answers(self, *, serving: bool = True) -> None:
+        """Wait until a daemon answers on the control socket; with `serving`, until ComfyUI does too."""
         async with asyncio.timeout(DEADLINE):
             while True:
                 try:
                     await self.ask(self.client.health)
                     break
                 except NotRunningError:
-                    assert self.process.returncode is None, self.log.read_text()
+                    assert self.process is None or self.process.returncode is None, self.log.read_text()
                     await asyncio.sleep(0.02)  # a process that starts has no other sign
             if serving:
                 await self.ask(lambda: self.client.wait(timeout=DEADLINE))

@@ -20,10 +20,13 @@ import pytest
 
 from comfytunnel.config import Tcp, TunnelConfig
 from comfytunnel.demo.remote import Remote
+from comfytunnel.fdstore import Handed
+from comfytunnel.notify import Notifier
 from comfytunnel.tunnel.dial import Resolver
 from comfytunnel.tunnel.door import Door
 from comfytunnel.tunnel.driver import Driver, View
 from comfytunnel.tunnel.link import Link
+from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.tunnel.machine import Policy
 from comfytunnel.tunnel.ssh import SshOpener
 from comfytunnel.tunnel.state import Event, Phase, Tunnel, Want
@@ -280,8 +283,14 @@ async def near(
     """A tunnel that runs, and is wanted unless `want` says otherwise; its door is bound unless `bound` says otherwise."""
     refusals: list[None] = []
     driver = Driver("t", SshOpener(config, Resolver(), lambda: refusals.append(None)), policy)
+    listeners = Listeners(Notifier(), Handed())
     door = Door(
-        "t", config.listen, driver.view, hold=config.hold, on_held=lambda held: driver.demand("door", held)
+        "t",
+        config.listen,
+        driver.view,
+        listeners,
+        hold=config.hold,
+        on_held=lambda held: driver.demand("door", held),
     )
     it = Near(config, driver, door, refusals=refusals)
 
@@ -302,6 +311,7 @@ async def near(
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        listeners.close()
 
 
 async def becomes(

@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from comfytunnel.endpoints import Tcp
+from comfytunnel.fdstore import Handed
 from comfytunnel.feed import Feed
+from comfytunnel.notify import Notifier
 from comfytunnel.tunnel.dial import reset_on_close
 from comfytunnel.tunnel.door import Door
 from comfytunnel.tunnel.driver import View
 from comfytunnel.tunnel.link import Channel, Facts, LinkError, Sink
+from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.tunnel.state import Cause, Code, Phase, Tunnel
 from tests.fakes.sshd import free_port
 from tests.tunnel.conftest import DEADLINE
@@ -74,7 +77,8 @@ async def knocking(link: HandLink) -> AsyncIterator[tuple[Door, Feed[View], sock
     """A door with `link` behind it and one caller in front, all within DEADLINE."""
     view = Feed(View(Tunnel(phase=Phase.UP, wanted=True, link=1), link))
     port = free_port()
-    door = Door("t", (Tcp("127.0.0.1", port),), view, hold=5, on_held=lambda _: None)
+    listeners = Listeners(Notifier(), Handed())
+    door = Door("t", (Tcp("127.0.0.1", port),), view, listeners, hold=5, on_held=lambda _: None)
     serving = asyncio.create_task(door.run())
     try:
         async with asyncio.timeout(DEADLINE):
@@ -83,6 +87,7 @@ async def knocking(link: HandLink) -> AsyncIterator[tuple[Door, Feed[View], sock
     finally:
         serving.cancel()
         await asyncio.wait([serving])
+        listeners.close()
 
 
 async def test_the_far_end_may_finish_after_a_caller_has_reset_and_nobody_knows_yet() -> None:

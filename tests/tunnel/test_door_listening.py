@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from comfytunnel.config import Tcp, Unix
-from comfytunnel.tunnel import door
+from comfytunnel.tunnel import door, listeners
 from comfytunnel.tunnel.holder import holder_of
 from comfytunnel.tunnel.state import Code
 from tests.fakes.sshd import Sshd, free_port
@@ -61,7 +61,7 @@ def test_a_unix_socket_is_for_its_owner_from_its_first_moment(
     monkeypatch.delattr(Path, "chmod")
     usual = os.umask(0o002)
     try:
-        with door._bind_unix(short_path / "s"):
+        with listeners._bind_unix(short_path / "s"):
             assert (short_path / "s").stat().st_mode & 0o777 == 0o600
     finally:
         assert os.umask(usual) == 0o002, "the umask is as before"
@@ -174,3 +174,18 @@ async def test_a_socket_folder_that_does_not_exist_is_said_so(sshd: Sshd, tmp_pa
         )
         assert state.cause is not None
         assert "No such file" in state.cause.message
+
+
+async def test_who_is_being_accepted_in_the_moment_of_the_stop_is_served(sshd: Sshd, tmp_path: Path) -> None:
+    """asyncio drops a connection whose server is closed between accept() and connection_made."""
+    async with service(hello) as behind:
+        async with near(config_for(sshd, tmp_path, behind)) as tunnel:
+            await tunnel.up()
+            callers = [socket.create_connection(("127.0.0.1", tunnel.port)) for _ in range(5)]
+            for caller in callers:
+                caller.sendall(GET)
+            await asyncio.sleep(0)  # the loop sees them in this turn, and the door ends in the next
+        for caller in callers:
+            with caller, caller.makefile("rb") as answer:
+                caller.settimeout(DEADLINE)
+                assert (await asyncio.to_thread(answer.read)).endswith(b"hello")

@@ -1,4 +1,4 @@
-"""The local listener: bound once, open through every reconnect. It holds callers while there is no link.
+"""The local listener, open through every reconnect. It holds callers while there is no link.
 
 The door asks only whether there is a link, never how ComfyUI feels. A port that is taken is a cause and is tried again every
 5 s; one address in trouble does not close the other. Accepting ends first on stop; open calls get a moment to finish. What one
@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import structlog
 
@@ -25,16 +23,17 @@ from comfytunnel.tunnel.driver import View
 from comfytunnel.tunnel.framing import Refusal
 from comfytunnel.tunnel.guard import STRICT, Rules
 from comfytunnel.tunnel.holder import holder_of
+from comfytunnel.tunnel.listeners import BACKLOG, Listeners
 from comfytunnel.tunnel.owner import SocketTable
 from comfytunnel.tunnel.state import Cause, Code
 
 log = structlog.get_logger(__name__)
 
 BIND_AGAIN = 5.0  # seconds between tries for a port that is taken
-BACKLOG = 1024  # callers that the kernel keeps for us while the loop is busy
 CALLERS_MOST = 4096  # open callers; more is a runaway program, and each may hold memory
 STREAMING = 2.0  # seconds since a large read in which a transfer counts as going on
 STOP_GRACE = 1.5  # seconds that open calls get on stop
+_ARRIVAL_TURNS = 3  # of the loop from accept() to connection_made (3.11-3.13); a server that is closed between drops the caller
 REFUSALS_TOLD = 100  # distinct refusals that are logged, once each: a page can invent as many as it likes
 
 
@@ -66,6 +65,7 @@ class Door:
         name: str,
         endpoints: tuple[Endpoint, ...],
         view: Feed[View],
+        listeners: Listeners,
         *,
         hold: float,
         on_held: Callable[[bool], None],
@@ -80,6 +80,7 @@ class Door:
         self.sockets = SocketTable()
         self.state: Feed[Doorway] = Feed(Doorway())
         self._endpoints = endpoints
+        self._listeners = listeners
         self._on_held = on_held
         self._callers: set[Caller] = set()
         self._held: set[Caller] = set()
@@ -108,15 +109,14 @@ class Door:
                     group.create_task(self._keep_bound(endpoint), name=f"{self.name}/bind {endpoint}")
                 await asyncio.Event().wait()  # until cancelled: the listeners work by callbacks
         finally:
-            for server in self._servers.values():
-                server.close()
+            await self._end_accepting()
             await self._let_out()
             self.sockets.close()
 
     async def _keep_bound(self, endpoint: Endpoint) -> None:
         while True:
             try:
-                listener = _bind(endpoint)
+                listener = self._listeners.open(endpoint)
             except OSError as error:
                 cause = await asyncio.to_thread(_why, endpoint, error)
                 if cause is None:
@@ -138,12 +138,23 @@ class Door:
     async def _serve(self, endpoint: Endpoint, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         factory = partial(Caller, self)
-        create = loop.create_server if isinstance(endpoint, Tcp) else loop.create_unix_server
+        # For paths too: create_unix_server removes the file at its close (3.13), under the feet of whoever serves it next.
         # Started once it is ours to close: the call below is a point where we may be cancelled.
-        server = await create(factory, sock=listener, backlog=BACKLOG, start_serving=False)
+        server = await loop.create_server(factory, sock=listener, backlog=BACKLOG, start_serving=False)
         self._servers[endpoint] = server
         await server.start_serving()
         self._announce(endpoint, None)
+
+    async def _end_accepting(self) -> None:
+        """From here on callers wait in the backlog, for the door or the process that comes after us; nobody is lost between."""
+        loop = asyncio.get_running_loop()
+        for server in self._servers.values():
+            for sock in server.sockets:
+                loop.remove_reader(sock.fileno())
+        for _ in range(_ARRIVAL_TURNS):
+            await asyncio.sleep(0)
+        for server in self._servers.values():
+            server.close()
 
     def _announce(self, endpoint: Endpoint, cause: Cause | None) -> None:
         self._causes.pop(endpoint, None)
@@ -205,49 +216,6 @@ class Door:
             await asyncio.wait(endings, timeout=STOP_GRACE)
         for caller in list(self._callers):
             caller.reset()
-
-
-def _bind(endpoint: Endpoint) -> socket.socket:
-    """A bound, non-blocking socket that does not listen yet. Raises OSError."""
-    if not isinstance(endpoint, Tcp):
-        return _bind_unix(endpoint.path)
-    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind((endpoint.host, endpoint.port))
-        listener.listen(BACKLOG)  # two programs may bind a port, only one may listen: find out here
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _bind_unix(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        if path.is_socket() and _is_stale(path):
-            path.unlink()
-        usual = os.umask(0o177)  # a chmod after bind would leave a moment in which others may connect
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(usual)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _is_stale(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a full backlog is an answer too
-        return probe.connect_ex(str(path)) == errno.ECONNREFUSED
 
 
 def _why(endpoint: Endpoint, error: OSError) -> Cause | None:
