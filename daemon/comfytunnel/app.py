@@ -83,6 +83,7 @@ class _Daemon:
         self._listeners = listeners
         self._lasting: wire.Cause | None = None  # trouble that no reload ends
         self._broken = asyncio.Event()  # set while the config cannot be used
+        self._loaded: config.Config | None = None  # what is in force
 
     async def run(self, loaded: config.Config | None, broken: ConfigError | None, listener: Any) -> None:
         store = await Store.open(self._state_dir / "jobs.db")
@@ -121,6 +122,7 @@ class _Daemon:
             self._lasting = wire.Cause("state_broken", store.notice)
             self._tunnels.trouble(self._lasting)
         if loaded:
+            self._loaded = loaded
             await self._tunnels.apply(loaded.tunnels)
         if broken:
             self._complain(broken)
@@ -156,6 +158,13 @@ class _Daemon:
             raise
         done = await self._tunnels.apply(loaded.tunnels)
         self._scheduler.apply(_settings(loaded.jobs))
+        log.setup(loaded.log.level, loaded.log.format)
+        before, self._loaded = self._loaded, loaded
+        done["sections"] = [
+            name
+            for name in ("jobs", "web", "log")
+            if before is None or getattr(before, name) != getattr(loaded, name)
+        ]
         self._broken.clear()
         self._tunnels.trouble(self._lasting)
         logger.info("config", **done)

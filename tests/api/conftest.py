@@ -234,7 +234,7 @@ async def serving(folder: Path) -> AsyncIterator[Api]:
 
     async def reload() -> dict[str, Any]:
         reloads.append(1)
-        return {"reloaded": "config.toml", "added": [], "removed": [], "changed": []}
+        return {"reloaded": "config.toml", "added": [], "removed": [], "changed": [], "sections": ["log"]}
 
     context = Context(
         tunnels=tunnels,

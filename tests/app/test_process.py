@@ -311,3 +311,13 @@ async def test_the_daemon_says_how_it_is_started_and_takes_nothing_that_it_does_
     code, _, err = await world.run("daemon", "--confg", "x")
     assert code == 2
     assert "--confg" in err
+
+
+async def test_a_reload_says_which_sections_changed_and_a_new_log_level_counts_at_once(world: World) -> None:
+    await world.start()
+    world.config.write_text(world.config.read_text() + '\n[log]\nlevel = "error"\n')
+    answer = await world.ask(world.client.reload)
+    assert (answer["changed"], answer["sections"]) == ([], ["log"])
+    told = world.log.read_text()
+    await world.ask(world.client.reload)
+    assert world.log.read_text() == told, "what is only worth an info is not written any more"

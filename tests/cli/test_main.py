@@ -329,7 +329,7 @@ async def test_config_show_hides_the_token_and_path_says_where(alone: Cli) -> No
 
 async def test_config_reload_says_what_changed_or_what_is_wrong(api: Api, cli: Cli) -> None:
     ran = await cli("config", "reload")
-    assert (ran.code, ran.out) == (0, "reloaded config.toml: the tunnels are as they were\n")
+    assert (ran.code, ran.out) == (0, "reloaded config.toml: [log]\n")
     assert json.loads((await cli("config", "reload", "--json")).out)["added"] == []
 
 

@@ -63,7 +63,7 @@ GRID = {
     "ConfigChanged": ". O DO DO DO O O O",  # the live link leads to the old endpoint
     "TrustChanged": ". O DO . . O O O",  # what is known of the live link has not changed; a try may have read the old file
     "RouteChanged, another": "n O DO ? ? O n n",  # a live link may outlive a new route: ask it
-    "RouteChanged, as before": ". O . . . . . .",  # (for the record that was offline it is a route again)
+    "RouteChanged, as before": ". O . ? ? . . .",  # it was another one in between (for the record that was offline it is a route again)
     "RouteChanged, none": "n . DN ? ? N n n",  # the last link may still work: ask it
     "RouteChanged, orphaned": "n O DO DO DO O n n",  # its address is gone: dead, not doubted
     "Woke": ". O DO ? ? O . .",

@@ -73,7 +73,8 @@ def reload(as_json: AsJson = False) -> None:
     changes = [
         f"{what} {', '.join(answer[what])}" for what in ("added", "removed", "changed") if answer.get(what)
     ]
-    text = "; ".join(changes) or "the tunnels are as they were"
+    changes += [f"[{section}]" for section in answer.get("sections", ())]
+    text = "; ".join(changes) or "all is as it was"
     exits.tell(printable(f"reloaded {answer.get('reloaded')}: {text}"))
 
 

@@ -173,10 +173,10 @@ def _route_changed(tunnel: Tunnel, event: RouteChanged, now: float, policy: Poli
         tunnel = replace(
             tunnel, cause=Cause(Code.CONNECTION_LOST, "the local address of the connection is gone.")
         )
+    elif tunnel.phase in ALIVE:  # the same route too: it may have been another one in between
+        return _ask(tunnel, Phase.DOUBTFUL, now, policy, after=0.0)
     elif same:
         return tunnel, ()
-    elif tunnel.phase in ALIVE:
-        return _ask(tunnel, Phase.DOUBTFUL, now, policy, after=0.0)
     if _must_be_slow(tunnel, now):
         return tunnel, ()
     if not event.route.usable:
