@@ -20,7 +20,7 @@ NOUNS = {
     "wire", "workflow", "jobs.model", "tunnel.state", "config", "configfields", "endpoints", "sshline", "sshparts", "errors",
     "feed", "log", "paths", "notify", "fdstore", "printable", "protocol",
 }  # fmt: skip
-ROOT = {"app", "assembly", "roster"}  # the composition root, in three files
+ROOT = {"app", "assembly", "history", "roster"}  # the composition root, in four files
 # What each room may import besides itself.
 ROOMS = {
     "__main__": NOUNS | {"cli"},

@@ -23,6 +23,7 @@ from comfytunnel.api.context import Context
 from comfytunnel.api.listen import Lock, control_socket
 from comfytunnel.api.server import Server
 from comfytunnel.errors import ConfigError
+from comfytunnel.history import History
 from comfytunnel.jobs.scheduler import JobsSettings, Scheduler
 from comfytunnel.jobs.store import Store
 from comfytunnel.notify import Notifier
@@ -86,6 +87,7 @@ class _Daemon:
         self._loaded: config.Config | None = None  # what is in force
 
     async def run(self, loaded: config.Config | None, broken: ConfigError | None, listener: Any) -> None:
+        self._history = History(self._state_dir / "outages.jsonl")
         store = await Store.open(self._state_dir / "jobs.db")
         try:
             if store.notice:
@@ -93,6 +95,7 @@ class _Daemon:
             async with asyncio.TaskGroup() as group:
                 await self._live(group, store, loaded, broken, listener)
         finally:
+            await self._history.close()
             await store.close()
             self._notifier.close()
             logger.info("stopped")
@@ -109,11 +112,12 @@ class _Daemon:
         jobs = loaded.jobs if loaded else config.JobsConfig()
         self._scheduler = Scheduler(store, {}, _settings(jobs))
         world = World(goodbye=self._before_sleep, on_wake=lambda: self._scheduler.sleep(asleep=False))
-        self._tunnels = Roster(self._scheduler, world, self._listeners, group)
+        self._tunnels = Roster(self._scheduler, world, self._listeners, group, self._history.add)
         context = Context(
             tunnels=self._tunnels,
             store=store,
             scheduler=self._scheduler,
+            outages=self._history,
             reload=self.reload,
             config=str(self._path),
             started_at=datetime.now(UTC),
@@ -132,6 +136,7 @@ class _Daemon:
             others = [
                 group.create_task(self._scheduler.run(), name="jobs"),
                 group.create_task(world.run(), name="world"),
+                group.create_task(self._history.run(), name="outages"),
                 group.create_task(self._follow_demand(), name="demand"),
                 group.create_task(self._say_status(), name="status"),
                 group.create_task(self._follow_config(), name="config"),

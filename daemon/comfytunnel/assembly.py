@@ -15,6 +15,7 @@ from comfytunnel import wire
 from comfytunnel.comfy.health import Health, State
 from comfytunnel.config import TunnelConfig
 from comfytunnel.feed import Feed
+from comfytunnel.history import on_wire
 from comfytunnel.jobs.model import Waits
 from comfytunnel.jobs.scheduler import Gate, Place
 from comfytunnel.tunnel.dial import Resolver
@@ -23,6 +24,7 @@ from comfytunnel.tunnel.driver import Driver, View
 from comfytunnel.tunnel.guard import Rules
 from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.tunnel.machine import ALIVE, PAUSED, Policy
+from comfytunnel.tunnel.outages import Callers, Ledger, Moved, Outage
 from comfytunnel.tunnel.ssh import SshOpener
 from comfytunnel.tunnel.state import (
     AboutToSleep,
@@ -62,18 +64,22 @@ class Assembly:
         *,
         busy: Callable[[], bool],
         on_change: Callable[[], None],
+        on_outage: Callable[[wire.Outage], None],
     ) -> None:
+        """`on_outage` hears of each outage when it has ended."""
         self.config = config
         self._place = place
         self._resolver = resolver
         self._on_change = on_change
+        self._on_outage = on_outage
+        self._ledger = Ledger()
         self._since = datetime.now(UTC)
         self._ssh = wire.Ssh(host=config.host, port=config.port, user=config.user)
         self._link: Feed[int | None] = Feed(None)
         self._peer: str | None = None
         self._local: str | None = None
         self._health = Health(place.client, self._link, busy=busy)
-        self._driver = Driver(config.name, self._opener(config), _policy(config))
+        self._driver = Driver(config.name, self._opener(config), _policy(config), on_move=self._moved)
         self._door = Door(
             config.name,
             config.listen,
@@ -89,6 +95,16 @@ class Assembly:
 
     async def run(self, *, wanted: bool) -> None:
         """Hold the tunnel until cancelled."""
+        try:
+            await self._run(wanted)
+        finally:
+            self._tell_outage(
+                self._ledger.close(
+                    _now(), datetime.now(UTC), self._callers(), self._driver.view.value.tunnel.link
+                )
+            )
+
+    async def _run(self, wanted: bool) -> None:
         async with asyncio.TaskGroup() as outer:
             outer.create_task(self._driver.run(), name=f"{self.config.name}/driver")
             self._driver.tell(Want(wanted))
@@ -147,6 +163,16 @@ class Assembly:
         return True
 
     # --- happened ---------------------------------------------------------------------------------------------------
+
+    def _moved(self, moved: Moved) -> None:
+        self._tell_outage(self._ledger.saw(moved, datetime.now(UTC), self._callers()))
+
+    def _tell_outage(self, ended: Outage | None) -> None:
+        if ended is not None:
+            self._on_outage(on_wire(self.config.name, ended, _now()))
+
+    def _callers(self) -> Callers:
+        return Callers(self._door.tally.held, self._door.tally.lost)
 
     async def _follow_link(self) -> None:
         phase: Phase | None = None
@@ -241,6 +267,11 @@ class Assembly:
         link = None if view.tunnel.phase is Phase.UP else view.tunnel.cause
         return link or self._door.state.value.cause
 
+    def outage(self) -> wire.Outage | None:
+        """The outage that goes on."""
+        current = self._ledger.current(self._callers(), self._driver.view.value.tunnel.link)
+        return None if current is None else on_wire(self.config.name, current, _now())
+
     def status(self) -> wire.Tunnel:
         """The whole of it, for GET /v1/status."""
         view, tally, report = self._driver.view.value, self._door.tally, self._health.state.value
@@ -261,23 +292,32 @@ class Assembly:
                 links=view.tunnel.link,
                 callers=tally.callers,
                 open=self._door.open_callers,
+                channels=self._door.open_channels,
                 held=self._door.held_callers,
                 lost=tally.lost,
+                refused=tally.refused,
                 bytes_in=tally.bytes_in,
                 bytes_out=tally.bytes_out,
+                reconnects=dict(self._ledger.reconnects),
+                down_seconds=round(self._ledger.down_seconds(_now()), 3),
             ),
         )
 
     def _next(self, view: View, cause: Cause | None) -> wire.Next | None:
         tunnel = view.tunnel
         if tunnel.phase in PAUSED and tunnel.until is not None:
-            left = tunnel.until - asyncio.get_running_loop().time()
+            left = tunnel.until - _now()
             return wire.Next("connect", datetime.now(UTC) + timedelta(seconds=left))
         if tunnel.phase is Phase.CONNECTING:
             return wire.Next("connect")
         if tunnel.phase is Phase.DOUBTFUL:
             return wire.Next("ask")
         return wire.Next("bind") if cause is not None and cause.code is Code.PORT_IN_USE else None
+
+
+def _now() -> float:
+    """The clock of the driver."""
+    return asyncio.get_running_loop().time()
 
 
 def _untrusted(tunnel: Tunnel) -> bool:

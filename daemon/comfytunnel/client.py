@@ -104,6 +104,17 @@ class Client:
         patient = Client(self.socket_path, max(self.timeout, LOOK_PATIENCE))
         return patient._call(Call("POST", f"/v1/tunnels/{_part(name)}/trust", wire.Trust, body))
 
+    def outages(self, *, tunnel: str | None = None, limit: int | None = None) -> list[wire.Outage]:
+        """Times without a link, the newest first: those that go on (`ended` None), then those that have ended."""
+        asked = {"tunnel": tunnel, "limit": limit}
+        query = urlencode({name: value for name, value in asked.items() if value is not None})
+        return self._call(Call("GET", f"/v1/outages{'?' if query else ''}{query}", wire.OutageList)).outages
+
+    def metrics(self) -> str:
+        """What Prometheus reads."""
+        with self._exchange(Call("GET", "/v1/metrics", bytes)) as answer:
+            return answer.read().decode()
+
     def reload(self) -> dict[str, Any]:
         """Let the daemon read its config again. ConfigError when it is broken; then nothing has changed."""
         return self._call(Call("POST", "/v1/reload", dict[str, Any]))
@@ -147,7 +158,7 @@ class Client:
     def events(
         self, last_event_id: str | None = None, *, timeout: float | None = None
     ) -> Iterator[DaemonEvent]:
-        """What happens in the daemon: a Status first, then TunnelEvent and Job. Ends when the daemon stops.
+        """What happens in the daemon: a Status first, then TunnelEvent, Job and Outage. Ends when the daemon stops.
 
         With the id of the last event seen (`last_event_id`), the jobs that have changed since come first. TimedOutError after
         `timeout` seconds in all.
@@ -240,7 +251,7 @@ class Client:
         if usable(latest, name, until):
             return latest
         for event in self.events(timeout=timeout):
-            if isinstance(event, wire.Job):
+            if isinstance(event, wire.Job | wire.Outage):
                 continue
             if isinstance(event, wire.Status):
                 latest = event

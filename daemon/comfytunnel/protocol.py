@@ -29,7 +29,7 @@ from comfytunnel.errors import (
 
 T = TypeVar("T")
 JobEvent = wire.StatusEvent | wire.Progress | wire.PreviewEvent | wire.Output
-DaemonEvent = wire.Status | wire.TunnelEvent | wire.Job
+DaemonEvent = wire.Status | wire.TunnelEvent | wire.Job | wire.Outage
 Goal = Literal["up", "serving"]
 
 EVENT_LIMIT = 64 * 2**20  # bytes of one event; a preview of a large picture is a few MB
@@ -44,6 +44,7 @@ DAEMON_EVENTS: dict[str, type[DaemonEvent]] = {
     "status": wire.Status,
     "tunnel": wire.TunnelEvent,
     "job": wire.Job,
+    "outage": wire.Outage,
 }
 _BY_CODE: dict[str, type[Error]] = {
     "invalid_workflow": WorkflowError,

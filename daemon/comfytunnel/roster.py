@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,19 @@ class Roster:
     """The set of tunnels as the API sees it, and the owner of their tasks. Satisfies api.context.Tunnels."""
 
     def __init__(
-        self, scheduler: Scheduler, world: World, listeners: Listeners, group: asyncio.TaskGroup
+        self,
+        scheduler: Scheduler,
+        world: World,
+        listeners: Listeners,
+        group: asyncio.TaskGroup,
+        on_outage: Callable[[wire.Outage], None] = lambda _: None,
     ) -> None:
         self.changed: Feed[int] = Feed(0)
         self._scheduler = scheduler
         self._world = world
         self._listeners = listeners
         self._group = group
+        self._on_outage = on_outage
         self._started = datetime.now(UTC)
         self._configs: dict[str, TunnelConfig] = {}
         self._wanted: dict[str, bool] = {}
@@ -71,6 +77,10 @@ class Roster:
             ssh=wire.Ssh(host=found.host, port=found.port, user=found.user),
             counters=wire.Counters(),
         )
+
+    def outage(self, name: str) -> wire.Outage | None:
+        self._find(name)
+        return self._assemblies[name].outage() if name in self._assemblies else None
 
     async def up(self, name: str) -> None:
         await self._want(name, True)
@@ -175,6 +185,7 @@ class Roster:
             self._listeners,
             busy=lambda: self._scheduler.demand.value.get(name, 0) > 0,
             on_change=self.poke,
+            on_outage=self._on_outage,
         )
         self._assemblies[name] = assembly
         self._world.add(name, assembly)

@@ -57,15 +57,49 @@ class Ssh(msgspec.Struct, frozen=True):
 
 
 class Counters(msgspec.Struct, frozen=True):
-    """Since the daemon's start. Bytes are payload of forwarded channels."""
+    """Since the daemon's start, but for `open`, `channels` and `held`, which are now. Bytes are payload of forwarded channels.
+
+    `refused`: callers that the guard turned away. `reconnects`: links that took the place of a lost one, by the cause's code.
+    `down_seconds`: all outages together, the present one too.
+    """
 
     links: int = 0
     callers: int = 0
     open: int = 0
+    channels: int = 0
     held: int = 0
     lost: int = 0
+    refused: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    reconnects: dict[str, int] = {}
+    down_seconds: float = 0.0
+
+
+class Outage(msgspec.Struct, frozen=True, kw_only=True):
+    """A time without a link that was wanted. `ended` null: it goes on.
+
+    `detected_by`: closed, question, wake, route, address_gone, sleep, try. `detect_seconds`: from the last sign of life until we
+    knew; `recover_seconds`: from there until the next link, null if it ended otherwise or goes on; `seconds`: all of it. They are
+    seconds in which the machine was awake. `held`, `lost`: callers that had to wait, and that lost their connection.
+    """
+
+    tunnel: str
+    began: datetime
+    ended: datetime | None
+    cause: Cause
+    last_failure: Cause | None = None
+    detected_by: str
+    detect_seconds: float
+    recover_seconds: float | None
+    seconds: float
+    attempts: int
+    held: int
+    lost: int
+
+
+class OutageList(msgspec.Struct, frozen=True):
+    outages: list[Outage]
 
 
 class Tunnel(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from comfytunnel.api.listen import Lock, control_socket
 from comfytunnel.api.server import Server
 from comfytunnel.errors import NotFoundError, RefusedError
 from comfytunnel.feed import Feed
+from comfytunnel.history import History
 from comfytunnel.jobs.model import TERMINAL, Job, LiveProgress, NewJob, Output, Preview, Stage, Status, Waits
 from comfytunnel.jobs.scheduler import Scheduler
 from comfytunnel.jobs.store import Store
@@ -50,6 +51,23 @@ def a_tunnel(**changes: Any) -> wire.Tunnel:
     return msgspec.structs.replace(plain, **changes)
 
 
+def an_outage(**changes: Any) -> wire.Outage:
+    plain = wire.Outage(
+        tunnel="default",
+        began=STARTED,
+        ended=STARTED + timedelta(seconds=12.5),
+        cause=wire.Cause("connection_lost", "The connection was lost: the other side went silent."),
+        detected_by="question",
+        detect_seconds=9.0,
+        recover_seconds=3.5,
+        seconds=12.5,
+        attempts=2,
+        held=3,
+        lost=1,
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
 class HandTunnels:
     """Satisfies api.context.Tunnels; a test sets what is so."""
 
@@ -65,6 +83,7 @@ class HandTunnels:
             known=[wire.HostKey(f"SHA256:{'o' * 43}", "ssh-ed25519")],
             offered=wire.HostKey(f"SHA256:{'n' * 43}", "ssh-ed25519"),
         )
+        self.outages: dict[str, wire.Outage] = {}
 
     def names(self) -> list[str]:
         return list(self.known)
@@ -77,6 +96,9 @@ class HandTunnels:
                 code="tunnel_not_found",
             )
         return self.known[name]
+
+    def outage(self, name: str) -> wire.Outage | None:
+        return self.outages.get(name)
 
     async def up(self, name: str) -> None:
         self.set(name, phase="connecting")
@@ -201,6 +223,7 @@ class Api:
     context: Context
     tunnels: HandTunnels
     scheduler: HandScheduler
+    outages: History
     store: Store
     server: Server
     http: aiohttp.ClientSession
@@ -231,6 +254,7 @@ def short() -> Iterator[Path]:
 async def serving(folder: Path) -> AsyncIterator[Api]:
     store = await Store.open(folder / "state" / "jobs.db")
     tunnels, scheduler, reloads = HandTunnels(), HandScheduler(store), list[Any]()
+    outages = History(folder / "state" / "outages.jsonl")
 
     async def reload() -> dict[str, Any]:
         reloads.append(1)
@@ -240,6 +264,7 @@ async def serving(folder: Path) -> AsyncIterator[Api]:
         tunnels=tunnels,
         store=store,
         scheduler=cast(Scheduler, scheduler),
+        outages=outages,
         reload=reload,
         config=str(folder / "config.toml"),
         started_at=STARTED,
@@ -251,7 +276,7 @@ async def serving(folder: Path) -> AsyncIterator[Api]:
                 Server(context, sock) as server,
                 aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http,
             ):
-                api = Api(path, context, tunnels, scheduler, store, server, http, reloads)
+                api = Api(path, context, tunnels, scheduler, outages, store, server, http, reloads)
                 yield api
                 for response in api.opened:
                     response.close()

@@ -88,4 +88,7 @@ async def test_each_curl_line_does_what_it_says(
     out, err = await shell.communicate()
     if not stream:
         assert shell.returncode == 0, (out, err)
+    if path == "/v1/metrics":
+        assert out.startswith(b"# HELP comfytunnel_")
+    elif not stream:
         assert (tmp_path / "picture.png").exists() if "content" in path else out.endswith(b"}\n")

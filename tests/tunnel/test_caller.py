@@ -50,6 +50,7 @@ class HandLink:
     facts = Facts("host", 22, "root")
     rtt: float | None = None
     full = False
+    heard = 0.0
 
     def __init__(self) -> None:
         self.channel = HandChannel()

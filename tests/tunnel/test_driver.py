@@ -34,6 +34,7 @@ class ScriptedLink:
     facts = Facts("far", 22, "root")
     rtt: float | None = 0.01
     full = False
+    heard = 0.0
 
     def __init__(self) -> None:
         self.asked = 0

@@ -7,7 +7,7 @@ imports the other.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -33,6 +33,9 @@ class Tunnels(Protocol):
 
     def status(self, name: str) -> wire.Tunnel: ...
 
+    def outage(self, name: str) -> wire.Outage | None:
+        """The outage that goes on."""
+
     async def up(self, name: str) -> None:
         """Like the next two: returns when the tunnel's state shows what was asked, not when it is done."""
 
@@ -48,6 +51,18 @@ class Tunnels(Protocol):
         """The daemon's own trouble (`config_error`, `state_broken`), or None."""
 
 
+class Outages(Protocol):
+    """The outages that have ended, oldest first; `ended` counts those since the daemon's start and pokes at each."""
+
+    @property
+    def ended(self) -> Feed[int]: ...
+
+    def all(self) -> Sequence[wire.Outage]: ...
+
+    def since(self, seen: int) -> Sequence[wire.Outage]:
+        """Those that `ended` has counted after it stood at `seen`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """`config`: the path of the config file. `reload` reads it again and says what changed; it raises ConfigError and changes nothing.
@@ -58,6 +73,7 @@ class Context:
     tunnels: Tunnels
     store: Store
     scheduler: Scheduler
+    outages: Outages
     reload: Callable[[], Awaitable[dict[str, Any]]]
     config: str
     started_at: datetime

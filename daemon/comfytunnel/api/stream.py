@@ -114,18 +114,21 @@ async def _next_ring(stream: Stream, bell: asyncio.Event, pause: float | None = 
 
 
 async def daemon_events(request: web.Request) -> web.StreamResponse:
-    """`status`, then `tunnel` and `job`. Ids are the store's revisions; with Last-Event-ID the jobs changed since come first."""
+    """`status`, then `tunnel`, `job` and `outage`. Ids are the store's revisions; with Last-Event-ID the jobs changed since come first."""
     its, base = context(request), origin(request)
     resume = _last_event_id(request)
     seen = its.store.revision.value
     if resume is not None:
         seen = resume if resume <= seen else 0  # an id that this store has not reached is another store's
-    async with _streaming(request, its.store.revision, its.tunnels.changed) as (stream, bell):
+    feeds = (its.store.revision, its.tunnels.changed, its.outages.ended)
+    async with _streaming(request, *feeds) as (stream, bell):
+        outages = its.outages.ended.value
         told = await snapshot(its)
         await stream.send("status", told, seen)
         while not its.closing.value:
             seen = await _tell_jobs(stream, its, base, seen)
             told = await _tell_tunnels(stream, its, told, seen)
+            outages = await _tell_outages(stream, its, outages)
             await _next_ring(stream, bell)
     return stream.response
 
@@ -161,6 +164,14 @@ async def _tell_tunnels(stream: Stream, its: Context, told: wire.Status, seen: i
         if _lasting(tunnel) != _lasting(told.tunnels[name]):
             await stream.send("tunnel", wire.TunnelEvent(name, tunnel))
     return msgspec.structs.replace(told, tunnels=now)
+
+
+async def _tell_outages(stream: Stream, its: Context, seen: int) -> int:
+    """Send each outage that has ended since, and return how many there have been."""
+    now = its.outages.ended.value
+    for outage in its.outages.since(seen):
+        await stream.send("outage", outage)
+    return now
 
 
 def _lasting(tunnel: wire.Tunnel) -> wire.Tunnel:

@@ -46,6 +46,7 @@ START_LOOK = 0.1  # seconds between two looks for it
 STUCK_SHOWN = (
     20  # running jobs that `status` looks at; there is one for each tunnel, and a few that are being fetched
 )
+OUTAGES_SHOWN = 20  # by `status --history`, so that they fit on a screen
 REDRAW = 1.0  # seconds between two looks of `status --watch`
 
 
@@ -99,10 +100,14 @@ def demo(
 def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on and show every change.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Show the outages, the newest first.")] = False,
 ) -> None:
     """Say what state the tunnels are in, why, and what happens next."""
     client = Client()
-    if not watch:
+    if history:
+        outages = client.outages(limit=None if as_json else OUTAGES_SHOWN)
+        exits.tell(render.json_text(outages, indent=2) if as_json else render.history_text(outages))
+    elif not watch:
         found = client.status()
         exits.tell(render.json_text(found, indent=2) if as_json else _screen(client, found))
     elif as_json or not sys.stdout.isatty():
@@ -238,7 +243,7 @@ def events(as_json: AsJson = False) -> None:
 
 
 def _follow_events(client: Client, as_json: bool) -> None:
-    names = {wire.Status: "status", wire.TunnelEvent: "tunnel", wire.Job: "job"}
+    names = {wire.Status: "status", wire.TunnelEvent: "tunnel", wire.Job: "job", wire.Outage: "outage"}
     told: dict[
         tuple[str, str], str
     ] = {}  # what was said last of each thing: not every change can be seen in a line

@@ -40,6 +40,15 @@ NEXT = {
     "ask": ("asks whether the link lives", "now"),
     "bind": ("takes the port", "as soon as it is free"),
 }
+NOTICED = {
+    "closed": "closed or reset, noticed after {}",
+    "question": "silent, noticed by asking after {}",
+    "wake": "silent, noticed by asking when the machine woke after {}",
+    "route": "silent, noticed by asking when the network changed after {}",
+    "address_gone": "its local address vanished, noticed after {}",
+    "sleep": "closed before the sleep",
+    "try": "could not connect, noticed after {}",
+}
 _LINES = frozenset({"traceback", "banner"})  # fields in which a line break means something
 _OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
@@ -217,7 +226,7 @@ def progress_text(progress: wire.Progress) -> str:
     return f"{progress.value:.0%}, node {progress.nodes_done}/{progress.nodes_total}{node}{step}"
 
 
-def event_text(event: wire.Status | wire.TunnelEvent | wire.Job) -> str:
+def event_text(event: wire.Status | wire.TunnelEvent | wire.Job | wire.Outage) -> str:
     """Return what happened, on one line."""
     if isinstance(event, wire.Status):
         tunnels = (
@@ -226,7 +235,38 @@ def event_text(event: wire.Status | wire.TunnelEvent | wire.Job) -> str:
         return f"daemon {printable(event.version)}: {tunnels}; jobs: {_counts(event.jobs)}"
     if isinstance(event, wire.TunnelEvent):
         return tunnel_line(event.name, event.tunnel)
+    if isinstance(event, wire.Outage):
+        return f"outage {outage_line(event)}"
     return f"job {printable(event.id)}: {printable(event.status)}{_state_of(safe(event))}"
+
+
+def history_text(outages: Sequence[wire.Outage]) -> str:
+    """Return a block of two or three lines for each outage."""
+    blocks = []
+    for outage in map(safe, outages):
+        lines = [f"{outage.began.astimezone():%Y-%m-%d %H:%M:%S}  {outage_line(outage)}"]
+        how = NOTICED.get(outage.detected_by, "noticed after {}").format(f"{outage.detect_seconds:.1f} s")
+        back = "" if outage.recover_seconds is None else f", back {outage.recover_seconds:.1f} s later"
+        lines.append(f"  {how}{back}; {_some(outage.held, 'caller')} held, {outage.lost} lost")
+        if outage.last_failure is not None and outage.last_failure != outage.cause:
+            lines.append(
+                f"  {_some(outage.attempts, 'try', 'tries')}; the last that failed: {outage.last_failure.message}"
+            )
+        blocks.append("\n".join(lines))
+    return "\n".join(blocks) or "No outage is on record."
+
+
+def outage_line(outage: wire.Outage) -> str:
+    """Return which tunnel was out, for how long, and why, on one line."""
+    outage = safe(outage)
+    length = f"{outage.seconds:.1f} s" if outage.seconds < 120 else f"{outage.seconds / 60:.0f} min"
+    so_far = " so far" if outage.ended is None else ""
+    given_up = ", not recovered" if outage.ended is not None and outage.recover_seconds is None else ""
+    return f"{outage.tunnel}: {length}{so_far}{given_up}. {outage.cause.message}"
+
+
+def _some(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def span(start: datetime, end: datetime) -> str:

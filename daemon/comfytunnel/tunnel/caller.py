@@ -141,6 +141,10 @@ class Caller(asyncio.Protocol):
         self.close()
 
     @property
+    def has_channel(self) -> bool:
+        return self._channel is not None
+
+    @property
     def forsaken(self) -> bool:
         """It has been refused: nothing of the far side is for it."""
         return self._refused

@@ -98,6 +98,11 @@ class Door:
         return len(self._callers)
 
     @property
+    def open_channels(self) -> int:
+        """Callers that are connected to the far side; spares do not count."""
+        return sum(caller.has_channel for caller in self._callers)
+
+    @property
     def held_callers(self) -> int:
         return len(self._held)
 

@@ -17,6 +17,7 @@ import structlog
 from comfytunnel.feed import Feed
 from comfytunnel.tunnel.link import TEXT_LIMIT, Link, LinkError, Opener
 from comfytunnel.tunnel.machine import Policy, step
+from comfytunnel.tunnel.outages import Moved
 from comfytunnel.tunnel.state import (
     Answered,
     Ask,
@@ -57,11 +58,14 @@ class Driver:
         policy: Policy | None = None,
         *,
         clock: Callable[[], float] | None = None,
+        on_move: Callable[[Moved], None] = lambda _: None,
     ) -> None:
+        """`on_move` hears of every step, in order; readers of `view` may miss some."""
         self._name = name
         self._opener = opener
         self._policy = policy or Policy()
         self._clock = clock or asyncio.get_running_loop().time
+        self._on_move = on_move
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._demands: set[str] = set()
         self._live: tuple[int, Link] | None = None
@@ -92,8 +96,10 @@ class Driver:
         async with asyncio.TaskGroup() as group:
             while True:
                 event = await self._inbox.get()
-                before = self.view.value.tunnel
-                after, effects = step(before, event, self._clock(), self._policy)
+                before, now = self.view.value.tunnel, self._clock()
+                heard = self._live[1].heard if self._live else None
+                after, effects = step(before, event, now, self._policy)
+                self._on_move(Moved(before, event, after, now, heard))
                 for effect in effects:
                     self._carry_out(effect, group)
                 link = self._live[1] if self._live and self._live[0] == after.link else None

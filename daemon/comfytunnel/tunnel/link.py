@@ -84,6 +84,10 @@ class Link(Protocol):
         """The newest measured round trip over SSH, in seconds."""
 
     @property
+    def heard(self) -> float:
+        """When the far side gave its last sign of life, on the event loop's clock: bytes, or its own end of the connection."""
+
+    @property
     def full(self) -> bool:
         """Whether an opening would have to wait for another channel's end."""
 

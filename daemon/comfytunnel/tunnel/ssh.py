@@ -194,6 +194,10 @@ class SshLink:
         return self._channels.rtt
 
     @property
+    def heard(self) -> float:
+        return self._witness.last_received
+
+    @property
     def full(self) -> bool:
         return self._channels.full
 
