@@ -77,6 +77,7 @@ def test_a_hashed_line_goes_and_other_hashes_stay(tmp_path: Path) -> None:
         line(NAME, OLD, "@cert-authority "),
         "#" + line(NAME, OLD),
         "  # " + line(NAME, OLD),
+        "#other.example," + line(NAME, OLD),
         f"{NAME}\n",
         "|1|broken\n",
         "|1|%%%|%%% ssh-ed25519 x\n",

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import shutil
 import socket
 import struct
-import subprocess
+import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import asyncssh
 import pytest
 
 from comfytunnel.tunnel import dial, ssh
-from comfytunnel.tunnel.state import Code, Phase, Reconnect
+from comfytunnel.tunnel.state import Code, Phase, Reconnect, Verdict
 from tests.fakes.relay import Relay
 from tests.fakes.sshd import Sshd, free_port
-from tests.tunnel.callers import cause_of
+from tests.tunnel.callers import cause_of, connected
 from tests.tunnel.conftest import (
     Far,
     becomes,
@@ -125,6 +127,80 @@ async def test_a_host_that_accepts_and_says_nothing_times_out(
             await becomes(lambda: relay.connections >= 2, "it is tried again")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="how a full backlog drops a SYN is Linux's own")
+async def test_a_host_that_does_not_answer_the_kernel_times_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a firewall that drops: the kernel ignores the SYN of whoever comes to a full backlog."""
+    monkeypatch.setattr(dial, "CONNECT_DEADLINE", 0.3)
+    async with sshd_far(tmp_path) as far:
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as hole, contextlib.ExitStack() as callers:
+            callers.enter_context(socket.create_connection(hole.getsockname()))  # who fills it
+            settings = config_for(far, tmp_path, 1, port=hole.getsockname()[1])
+            async with near(settings) as tunnel:
+                assert await cause_of(tunnel) is Code.CONNECT_TIMEOUT
+                await becomes(lambda: tunnel.record.link >= 2, "it is tried again")
+
+
+async def test_an_sshd_that_is_too_busy_is_retried_soon(tmp_path: Path) -> None:
+    """OpenSSH drops who comes beyond MaxStartups before its own greeting; the relay of a provider does the same."""
+    async with (
+        sshd_far(tmp_path, extra="MaxStartups 1:100:1") as far,
+        connected(far.port) as (reader, _),
+    ):
+        await reader.readline()  # one who does not log in
+        async with near(config_for(far, tmp_path, 1)) as tunnel:
+            assert await cause_of(tunnel) is Code.CONNECT_RESET
+            assert tunnel.record.cause is not None
+            assert tunnel.record.cause.verdict is Verdict.RETRY
+            assert "MaxStartups" in tunnel.record.cause.message
+
+
+UNCONNECTED = """
+import asyncio, json, sys
+from pathlib import Path
+from comfytunnel.config import TunnelConfig
+from comfytunnel.tunnel.dial import Resolver
+from comfytunnel.tunnel.link import LinkError
+from comfytunnel.tunnel.ssh import SshOpener
+
+async def main(host):
+    config = TunnelConfig(name="t", host=host, port=22, ssh_config=None, known_hosts=Path("/nonexistent"))
+    try:
+        async with SshOpener(config, Resolver())():
+            pass
+    except LinkError as error:
+        print(error.cause.code, error.cause.verdict, error.cause.hint)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [("192.0.2.1", Code.NO_ROUTE), ("2001:db8::1", Code.NO_ROUTE), ("ssh2.example", Code.DNS_FAILED)],
+)
+async def test_without_a_network_the_kernel_and_the_resolver_are_understood(host: str, code: Code) -> None:
+    """In a network namespace of its own: nothing leaves it, not even loopback is up."""
+    unshare = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
+    if shutil.which("unshare") is None or await ended(*unshare, "true"):
+        if os.environ.get("CI") == "true":
+            pytest.fail("no network namespace to be had: util-linux and the right to make one are needed")
+        pytest.skip("no network namespace to be had here")
+    alone = await asyncio.create_subprocess_exec(
+        *unshare, sys.executable, "-c", UNCONNECTED, host, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await alone.communicate()
+    assert out.decode().startswith(f"{code} {Verdict.RETRY} ")
+    assert out.decode().strip().endswith((".", "?"))
+
+
+async def ended(*words: str) -> int | None:
+    """The exit code of a command."""
+    process = await asyncio.create_subprocess_exec(*words, stderr=asyncio.subprocess.DEVNULL)
+    return await process.wait()
+
+
 async def test_a_relay_that_resets_before_the_handshake_is_retried(tmp_path: Path) -> None:
     async with sshd_far(tmp_path) as far, Relay(far.port) as relay, service(hello) as port:
         relay.refuse(reset=True)
@@ -188,7 +264,9 @@ async def test_an_http_server_is_not_taken_for_ssh(tmp_path: Path) -> None:
         service(http) as port,
         near(config_for(far, tmp_path, 1, port=port)) as tunnel,
     ):
-        assert await cause_of(tunnel) in (Code.PROTOCOL_ERROR, Code.CONNECT_RESET)
+        assert await cause_of(tunnel) is Code.PROTOCOL_ERROR
+        assert tunnel.record.cause is not None
+        assert "HTTP/1.1 400" in tunnel.record.cause.message
 
 
 @pytest.mark.parametrize("garbage", [b"SSH-2.0-x\r\n" + bytes(40_000), b"\0" * 70_000, b"SSH-1.5-old\r\n"])
@@ -203,7 +281,7 @@ async def test_garbage_ends_a_try_and_never_the_driver(garbage: bytes, tmp_path:
         service(babble) as port,
         near(config_for(far, tmp_path, 1, port=port)) as tunnel,
     ):
-        assert await cause_of(tunnel) in (Code.PROTOCOL_ERROR, Code.CONNECT_RESET)
+        assert await cause_of(tunnel) is Code.PROTOCOL_ERROR
         tunnel.tell(Reconnect())
         await tunnel.until(lambda view: view.tunnel.link >= 2)
 
@@ -230,96 +308,3 @@ async def test_what_a_stranger_says_is_cut_short(tmp_path: Path) -> None:
         assert tunnel.record.cause is not None
         assert "\x1b]" in tunnel.record.cause.message, "it was heard"
         assert len(tunnel.record.cause.message) < 400
-
-
-# --- keys -----------------------------------------------------------------------------------------------------------
-
-
-def write_key(path: Path, text: bytes, mode: int = 0o600) -> Path:
-    path.touch(mode=0o600)
-    path.write_bytes(text)
-    path.chmod(mode)
-    return path
-
-
-async def test_a_key_that_cannot_be_used_is_said_so_before_anything_is_sent(
-    sshd: Sshd, tmp_path: Path
-) -> None:
-    key = asyncssh.generate_private_key("ssh-ed25519")
-    cases = {
-        "No such file": tmp_path / "missing",
-        "0644": write_key(tmp_path / "open", key.export_private_key(), 0o644),
-        "is not a private key": write_key(tmp_path / "garbage", b"\x00garbage\n"),
-        "no agent": encrypted_key(tmp_path / "encrypted", key),
-        "Is a directory": tmp_path,
-    }
-    for said, path in cases.items():
-        if path == tmp_path:
-            path.chmod(0o700)
-        async with near(config_for(sshd, tmp_path, 1, identity_files=(path,))) as tunnel:
-            record = await tunnel.phase(Phase.WAITING)
-            assert record.cause is not None
-            assert record.cause.code is Code.KEY_UNREADABLE, said
-            assert said in record.cause.message
-            assert str(path) in record.cause.message
-            assert record.cause.hint
-    assert sshd.sessions == []
-    assert "Connection from" not in sshd.log()
-
-
-def encrypted_key(path: Path, key: asyncssh.SSHKey) -> Path:
-    """As ssh-keygen writes it with a passphrase."""
-    write_key(path, key.export_private_key())
-    subprocess.run(
-        ["ssh-keygen", "-q", "-p", "-a", "1", "-P", "", "-N", "secret", "-f", str(path)],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    return path
-
-
-async def agent_with(key: asyncssh.SSHKey, folder: Path) -> tuple[asyncio.subprocess.Process, Path]:
-    """A real ssh-agent that holds the key, and its socket."""
-    path = folder / "agent"
-    agent = await asyncio.create_subprocess_exec(
-        "ssh-agent", "-D", "-a", str(path), stdout=asyncio.subprocess.DEVNULL
-    )
-    await becomes(path.exists, "the agent listens")
-    client = asyncssh.SSHAgentClient(str(path))
-    async with client:
-        await client.add_keys([key])
-    return agent, path
-
-
-@pytest.mark.parametrize("told_by", ["config", "environment", "ssh_config"])
-async def test_an_encrypted_key_is_used_through_the_agent(
-    told_by: str, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_path: Path
-) -> None:
-    key = asyncssh.generate_private_key("ssh-ed25519")
-    path = encrypted_key(tmp_path / "encrypted", key)
-    sshd.set_authorized([key.export_public_key().decode().strip()])
-    agent, socket_path = await agent_with(key, short_path)
-    try:
-        async with service(hello) as port:
-            settings = config_for(sshd, tmp_path, port, identity_files=(path,))
-            if told_by == "config":
-                settings = replace(settings, agent=str(socket_path))
-            elif told_by == "environment":
-                monkeypatch.setenv("SSH_AUTH_SOCK", str(socket_path))
-            else:
-                (tmp_path / "config").write_text(f"Host *\n  IdentityAgent {socket_path}\n")
-                settings = replace(settings, ssh_config=tmp_path / "config")
-            async with near(settings) as tunnel:
-                await tunnel.up()
-                assert (await tunnel.call()).endswith(b"hello")
-    finally:
-        agent.terminate()
-        await agent.wait()
-
-
-async def test_an_agent_that_is_gone_does_not_stop_a_plain_key(sshd: Sshd, tmp_path: Path) -> None:
-    async with (
-        service(hello) as port,
-        near(config_for(sshd, tmp_path, port, agent=str(tmp_path / "gone"))) as tunnel,
-    ):
-        await tunnel.up()

@@ -122,6 +122,7 @@ async def test_a_jump_host_that_nobody_knows_halts(sshd: Sshd, tmp_path: Path) -
             assert record.cause is not None
             assert record.cause.code is Code.HOST_KEY_UNKNOWN
             assert "127.0.0.1" in record.cause.message
+            assert "jump host's key" in record.cause.hint
         assert jump.accepted == sshd.accepted == 0
 
 

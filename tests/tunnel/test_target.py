@@ -14,7 +14,7 @@ from comfytunnel.tunnel import ssh, target
 from comfytunnel.tunnel.state import Code, Phase, Reconnect
 from tests.fakes.sshd import Sshd
 from tests.tunnel.conftest import Near, config_for, hello, near, service
-from tests.tunnel.test_ssh_causes import agent_with
+from tests.tunnel.test_keys import agent_with
 
 
 async def hangs(tunnel: Near, link: int) -> None:
@@ -89,7 +89,6 @@ async def test_an_agent_that_asks_a_person_gets_the_time_of_a_person(
     """From the judged host key on, however it was shown."""
     monkeypatch.setattr(ssh, "HANDSHAKE_DEADLINE", 1.0)
     authority, key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
-    agent, agent_path = await agent_with(key, short_path)
     asked = 0
 
     async def hesitate(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -108,19 +107,20 @@ async def test_an_agent_that_asks_a_person_gets_the_time_of_a_person(
     sshd = Sshd(tmp_path, authorized=[key.export_public_key().decode().strip()])
     if certified:
         sshd._extra = certify(sshd, authority, tmp_path)
-    try:
-        async with sshd, service(hello) as port, service(hesitate, short_path / "slow"):
-            settings = config_for(
-                sshd, tmp_path, port, identity_files=(), agent=str(short_path / "slow"), host_key="strict"
-            )
-            public = authority.export_public_key().decode()
-            settings.known_hosts.write_text(
-                f"@cert-authority * {public}" if certified else sshd.known_hosts_line + "\n"
-            )
-            async with near(settings) as tunnel:
-                await tunnel.up()
-                assert tunnel.record.link == 1
-                assert asked
-    finally:
-        agent.terminate()
-        await agent.wait()
+    async with (
+        agent_with(key, folder=short_path) as agent_path,
+        sshd,
+        service(hello) as port,
+        service(hesitate, short_path / "slow"),
+    ):
+        settings = config_for(
+            sshd, tmp_path, port, identity_files=(), agent=str(short_path / "slow"), host_key="strict"
+        )
+        public = authority.export_public_key().decode()
+        settings.known_hosts.write_text(
+            f"@cert-authority * {public}" if certified else sshd.known_hosts_line + "\n"
+        )
+        async with near(settings) as tunnel:
+            await tunnel.up()
+            assert tunnel.record.link == 1
+            assert asked

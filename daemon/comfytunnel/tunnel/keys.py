@@ -1,11 +1,14 @@
 """Which private keys are offered: named files are checked before anything is sent, so that a bad one has its own cause.
 
 Without named files asyncssh does what ssh would try: IdentityFile of ssh_config, the default names, the agent. An encrypted
-file needs the agent: the daemon has nobody to ask for a passphrase, and keeps none.
+file needs the agent: the daemon has nobody to ask for a passphrase, and keeps none. What was offered is told in the words that a
+person can compare with a console: fingerprint, and where the key is from.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +20,9 @@ from comfytunnel.tunnel.state import Cause, Code
 
 # asyncssh has one error for all that is wrong with a key, and tells this case by its text itself.
 _ENCRYPTED = "Passphrase must be specified"
+
+OFFERS_SHOWN = 6  # as many as sshd lets pass by default (MaxAuthTries)
+COMMENT_LIMIT = 60  # characters; an agent's comments may be anything
 
 
 def check(files: Sequence[Path], *, has_agent: bool) -> list[str]:
@@ -53,3 +59,19 @@ def _is_encrypted(path: Path, *, has_agent: bool) -> bool:
 
 def _unreadable(detail: str, advice: str) -> LinkError:
     return LinkError(Cause(Code.KEY_UNREADABLE, detail, advice))
+
+
+def offered(pairs: Sequence[asyncssh.SSHKeyPair]) -> str:
+    """The keys in the order in which they were offered, OFFERS_SHOWN at most: "SHA256:... (path or agent's comment), ..."."""
+    shown = list(dict.fromkeys(map(_words, pairs)))  # an RSA certificate is offered under several algorithms
+    more = [f"and {len(shown) - OFFERS_SHOWN} more"] if len(shown) > OFFERS_SHOWN else []
+    return ", ".join(shown[:OFFERS_SHOWN] + more)
+
+
+def _words(pair: asyncssh.SSHKeyPair) -> str:
+    digest = base64.b64encode(hashlib.sha256(pair.key_public_data).digest()).decode().rstrip("=")
+    comment = pair.get_comment(errors="replace") or ""
+    if pair.get_key_type() == "agent":
+        return f"SHA256:{digest} (agent{f', {comment[:COMMENT_LIMIT]}' if comment else ''})"
+    pair.set_comment(None)  # a comment hides the path; nobody else reads it
+    return f"SHA256:{digest} ({pair.get_comment(errors='replace') or comment[:COMMENT_LIMIT]})"

@@ -12,10 +12,12 @@ from typing import Any
 import asyncssh
 
 from comfytunnel.tunnel.dial import acknowledger, code_of
+from comfytunnel.tunnel.keys import offered
 from comfytunnel.tunnel.link import TEXT_LIMIT, LinkError
 from comfytunnel.tunnel.state import Cause, Code
 
 _BANNER_LIMIT = 4096  # characters kept of what the relay says before authentication
+_GREETING_LIMIT = 100  # bytes kept of what it says first: "SSH-2.0-...", or why it does not
 
 
 class Witness:
@@ -25,7 +27,10 @@ class Witness:
         self.connected = False
         self.last_received = 0.0
         self.banner = ""
+        self.greeting = b""
         self.refusal: Cause | None = None
+        self.offers: list[asyncssh.SSHKeyPair] = []  # in the order in which they were offered
+        self.asked_for_keys = False  # the server takes keys, and has asked at least once
         self.ended = asyncio.Event()
         self.judge: Callable[[asyncssh.SSHKey], Cause | None] = lambda _key: Cause(Code.PROTOCOL_ERROR)
         self.authorities: Collection[asyncssh.SSHKey] = ()  # those that may certify the host
@@ -54,6 +59,8 @@ class Witness:
 
                 def heard(data: bytes, datatype: Any = None) -> None:
                     witness.last_received = loop.time()
+                    if len(witness.greeting) < _GREETING_LIMIT:
+                        witness.greeting += data[: _GREETING_LIMIT - len(witness.greeting)]
                     acknowledge()
                     if witness._ear is not None and not witness._ear.done():
                         witness._ear.set_result(None)
@@ -62,6 +69,18 @@ class Witness:
                 # asyncssh offers no count of received bytes; every transport it has (socket, jump host, command)
                 # delivers through this one method of asyncio's Protocol.
                 setattr(conn, "data_received", heard)  # noqa: B010 - mypy allows no assignment to a method
+
+                hand_out = conn.public_key_auth_requested
+
+                async def offering() -> asyncssh.SSHKeyPair | None:
+                    pair = await hand_out()
+                    witness.asked_for_keys = True
+                    if pair is not None:
+                        witness.offers.append(pair)
+                    return pair
+
+                # Nor does it tell which keys it offers, of files and of the agent; each one is fetched by this method.
+                setattr(conn, "public_key_auth_requested", offering)  # noqa: B010 - as above
 
             def connection_lost(self, exc: Exception | None) -> None:
                 witness._error = exc
@@ -95,16 +114,26 @@ def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = Fal
             return witness.refusal
         case LinkError():
             return error.cause
+        case asyncssh.PermissionDenied() if witness.asked_for_keys and not witness.offers:
+            return Cause(
+                Code.KEY_UNREADABLE,
+                f"none was found that could be offered. {_said(witness)}".strip(),
+                "Name one in `identity_file`. A key with a passphrase needs an agent, and the daemon may not see yours: "
+                "name its socket in `agent`.",
+            )
         case asyncssh.PermissionDenied():
-            return Cause(Code.AUTH_DENIED, _said(witness) or text)
+            return Cause(Code.AUTH_DENIED, _offered(witness) or text)
         case asyncssh.ProtocolError(reason=reason) if "Too many authentication failures" in reason:
             return Cause(  # OpenSSH counts each key that is offered (MaxAuthTries, 6)
                 Code.AUTH_DENIED,
-                f"it counted too many keys. {_said(witness)}".strip(),
+                f"it counted too many keys. {_offered(witness)}".strip(),
                 'Too many keys are offered before the right one: name it in `identity_file` and set agent = "none".',
             )
         case asyncssh.HostKeyNotVerifiable() if "revoked" in text:  # asyncssh looks before it asks our judge
             return Cause(Code.HOST_KEY_CHANGED, text, "The key is marked as revoked in known_hosts.")
+        case asyncssh.HostKeyNotVerifiable() if not witness.connected:
+            advice = "It is the jump host's key: connect to that host once with ssh, compare the fingerprint and accept it."
+            return Cause(Code.HOST_KEY_UNKNOWN, text, advice)
         case asyncssh.HostKeyNotVerifiable():
             return Cause(Code.HOST_KEY_UNKNOWN, text)
         case asyncssh.KeyImportError() | asyncssh.KeyEncryptionError():
@@ -112,9 +141,7 @@ def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = Fal
         case asyncssh.ChannelOpenError(code=asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED):
             return Cause(Code.FORWARD_DENIED, text)
         case asyncssh.ConnectionLost():  # its own words only repeat ours
-            return Cause(
-                Code.CONNECTION_LOST if alive else Code.CONNECT_RESET, _said(witness) if not alive else ""
-            )
+            return Cause(Code.CONNECTION_LOST) if alive else _unwelcome(witness)
         case asyncssh.ProtocolError() | asyncssh.ProtocolNotSupported() | asyncssh.KeyExchangeFailed() if (
             not alive
         ):
@@ -133,6 +160,21 @@ def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = Fal
             return Cause(Code.CONNECTION_LOST, text)
 
 
+def _unwelcome(witness: Witness) -> Cause:
+    """Why a connection was closed before its handshake was done. OpenSSH has a line for who comes too often, others speak no SSH."""
+    line = witness.greeting.partition(b"\n")[0].decode("ascii", "replace").strip()
+    if line.startswith("HTTP/"):
+        return Cause(Code.PROTOCOL_ERROR, f"it speaks HTTP: {line}.")
+    said = f"it says: {line}." if line and not line.startswith("SSH-") else ""
+    return Cause(Code.CONNECT_RESET, said or _said(witness))
+
+
 def _said(witness: Witness) -> str:
     banner = " ".join(witness.banner.split())
     return f"the host says: {banner[:TEXT_LIMIT]}" if banner else ""
+
+
+def _offered(witness: Witness) -> str:
+    """Which keys were refused, and what the host says to that."""
+    keys = f"offered {offered(witness.offers)}." if witness.offers else ""
+    return f"{keys} {_said(witness)}".strip()
