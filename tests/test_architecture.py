@@ -27,7 +27,8 @@ ROOMS = {
     "cli": NOUNS | {"client"},
     "service": NOUNS,
     "demo": NOUNS,
-    "app": NOUNS | {"api", "jobs", "tunnel", "watch", "comfy"},
+    "app": NOUNS | {"api", "doctor", "jobs", "tunnel", "watch", "comfy"},
+    "doctor": NOUNS | {"jobs", "tunnel", "comfy"},
     "api": NOUNS | {"jobs", "tunnel", "watch", "comfy"},
     "jobs": NOUNS - {"tunnel.state"} | {"comfy"},
     "tunnel": NOUNS - {"jobs.model"},
@@ -189,6 +190,8 @@ def test_a_file_is_short_and_says_its_law(path: Path) -> None:
         ("client", "from comfytunnel.comfy.client import Client"),
         ("api.server", "def late():\n    import sqlite3"),
         ("wire", "from comfytunnel.tunnel.driver import View"),
+        ("api.doctor", "from comfytunnel.doctor.road import examine"),
+        ("tunnel.look", "from comfytunnel.doctor.chain import Chain"),
     ],
 )
 def test_these_imports_would_break_a_wall(module: str, text: str) -> None:

@@ -85,6 +85,7 @@ class _Daemon:
         self._lasting: wire.Cause | None = None  # trouble that no reload ends
         self._broken = asyncio.Event()  # set while the config cannot be used
         self._loaded: config.Config | None = None  # what is in force
+        self._examining = asyncio.Lock()
 
     async def run(self, loaded: config.Config | None, broken: ConfigError | None, listener: Any) -> None:
         self._history = History(self._state_dir / "outages.jsonl")
@@ -113,12 +114,14 @@ class _Daemon:
         self._scheduler = Scheduler(store, {}, _settings(jobs))
         world = World(goodbye=self._before_sleep, on_wake=lambda: self._scheduler.sleep(asleep=False))
         self._tunnels = Roster(self._scheduler, world, self._listeners, group, self._history.add)
+        self._store = store
         context = Context(
             tunnels=self._tunnels,
             store=store,
             scheduler=self._scheduler,
             outages=self._history,
             reload=self.reload,
+            doctor=self.doctor,
             config=str(self._path),
             started_at=datetime.now(UTC),
         )
@@ -203,6 +206,21 @@ class _Daemon:
             asked.clear()
             with contextlib.suppress(ConfigError):  # said in the log; the config before stays
                 await self.reload()
+
+    # --- asked ------------------------------------------------------------------------------------------------------
+
+    async def doctor(self, name: str | None) -> wire.Doctor:
+        """See api.context.Context. One at a time: each look at a host is a connection that it counts."""
+        async with self._examining:
+            patients: list[Any] = await self._tunnels.patients(name)
+            from comfytunnel.doctor.house import House  # heavy, both, but they have come with the tunnels
+            from comfytunnel.doctor.road import examine
+
+            output_dir = self._scheduler.settings.output_dir
+            house = House(self._path, bool(self._tunnels.names()), self._state_dir, output_dir, self._store)
+            async with asyncio.TaskGroup() as group:
+                found = [group.create_task(examine(house, each)) for each in patients or [None]]
+            return wire.Doctor(str(self._path), [each.result() for each in found])
 
     async def _before_sleep(self) -> None:
         """Close ComfyUI's websockets while there are links to close them through: it must keep no hung client."""

@@ -11,9 +11,12 @@ import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 from comfytunnel import wire
 from comfytunnel.comfy.health import Health, State
 from comfytunnel.config import TunnelConfig
+from comfytunnel.doctor.road import Patient
 from comfytunnel.feed import Feed
 from comfytunnel.history import on_wire
 from comfytunnel.jobs.model import Waits
@@ -91,7 +94,11 @@ class Assembly:
         )
 
     def _opener(self, config: TunnelConfig) -> SshOpener:
-        return SshOpener(config, self._resolver, on_refused=lambda: self._health.poke())
+        def on_banner(said: str) -> None:
+            if config is self.config:  # else it is the last word of an endpoint that we have left
+                self._ssh = msgspec.structs.replace(self._ssh, banner=said)
+
+        return SshOpener(config, self._resolver, on_refused=lambda: self._health.poke(), on_banner=on_banner)
 
     async def run(self, *, wanted: bool) -> None:
         """Hold the tunnel until cancelled."""
@@ -301,6 +308,17 @@ class Assembly:
                 reconnects=dict(self._ledger.reconnects),
                 down_seconds=round(self._ledger.down_seconds(_now()), 3),
             ),
+        )
+
+    def patient(self) -> Patient:
+        """What the doctor may look at."""
+        return Patient(
+            config=self.config,
+            view=self._driver.view,
+            resolver=self._resolver,
+            client=self._place.client,
+            status=self.status,
+            doorway=lambda: self._door.state.value.cause,
         )
 
     def _next(self, view: View, cause: Cause | None) -> wire.Next | None:

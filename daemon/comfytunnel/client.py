@@ -41,6 +41,7 @@ SILENCE = 40.0  # seconds without a byte after which a stream is dead; the daemo
 PATIENCE = (
     60.0  # seconds that a restart of the daemon may take before `follow` gives up the view (never the job)
 )
+DOCTOR_PATIENCE = 60.0  # seconds; the daemon gives itself 45
 PAUSE = 0.3  # seconds between two attempts to find the daemon again
 CHUNK = 1 << 20  # bytes; the largest single read
 
@@ -114,6 +115,12 @@ class Client:
         """What Prometheus reads."""
         with self._exchange(Call("GET", "/v1/metrics", bytes)) as answer:
             return answer.read().decode()
+
+    def doctor(self, name: str | None = None) -> wire.Doctor:
+        """Let the daemon take the whole road of one tunnel, or of each; takes up to 50 s. NotFoundError as with `tunnel`."""
+        query = f"?{urlencode({'tunnel': name})}" if name is not None else ""
+        patient = Client(self.socket_path, max(self.timeout, DOCTOR_PATIENCE))
+        return patient._call(Call("GET", f"/v1/doctor{query}", wire.Doctor))
 
     def reload(self) -> dict[str, Any]:
         """Let the daemon read its config again. ConfigError when it is broken; then nothing has changed."""

@@ -25,6 +25,7 @@ from comfytunnel.watch.world import World
 
 if TYPE_CHECKING:
     from comfytunnel.assembly import Assembly
+    from comfytunnel.doctor.road import Patient
 
 
 class Roster:
@@ -53,6 +54,7 @@ class Roster:
         self._make: Any = None  # the module that is heavy to import, once it is there
         self._resolver: Any = None
         self._cause: wire.Cause | None = None
+        self.loaded = asyncio.Event()  # what is heavy is there, and every tunnel with it
         self._changing = asyncio.Lock()  # one change of the set at a time: each awaits in the middle
 
     # --- as the API sees it -----------------------------------------------------------------------------------------
@@ -121,6 +123,15 @@ class Roster:
 
     # --- as the app sees it -----------------------------------------------------------------------------------------
 
+    async def patients(self, name: str | None) -> list[Patient]:
+        """What the doctor may look at: one tunnel, or all of them. Waits for the SSH library. Raises NotFoundError."""
+        if name is not None:
+            self._find(name)
+        await self.loaded.wait()
+        return [
+            assembly.patient() for key, assembly in self._assemblies.items() if name is None or key == name
+        ]
+
     def poke(self) -> None:
         self.changed.set(self.changed.value + 1)
 
@@ -137,6 +148,7 @@ class Roster:
             self._make, self._resolver = made, made.Resolver()
             for name in self._configs:
                 self._start(name)
+            self.loaded.set()
 
     async def apply(self, configs: Mapping[str, TunnelConfig]) -> dict[str, list[str]]:
         """Make the tunnels those of `configs`. Returns names under added, removed, changed; the rest is not disturbed."""

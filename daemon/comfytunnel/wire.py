@@ -338,6 +338,46 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     comfytunnel: JobRequestExtra = JobRequestExtra()
 
 
+class Check(msgspec.Struct, frozen=True):
+    """One step of the road. `result`: pass, fail, skip. `hint`: the next step for a person, also of a pass that is not all well."""
+
+    step: str
+    result: str
+    seconds: float
+    detail: str = ""
+    hint: str = ""
+
+
+class Agent(msgspec.Struct, frozen=True):
+    """The SSH agent as the daemon sees it. `socket` null: none. `source`, who named it: config, ssh_config, environment, or "".
+    `keys` null: it could not be asked."""
+
+    socket: str | None = None
+    source: str = ""
+    keys: int | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The road of one tunnel, from the config to the disk; `tunnel` and `phase` null where no config could be loaded. `broken`: the
+    first step that fails. `banner`: what the host said last before authentication."""
+
+    tunnel: str | None = None
+    phase: str | None = None
+    broken: str | None = None
+    steps: list[Check] = []
+    server_version: str | None = None
+    banner: str | None = None
+    agent: Agent | None = None
+
+
+class Doctor(msgspec.Struct, frozen=True):
+    """`remarks`: what a client found out on its own side, in sentences; the daemon sends none."""
+
+    config: str
+    reports: list[Report]
+    remarks: list[str] = []
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     code: str
     message: str

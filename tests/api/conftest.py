@@ -84,6 +84,7 @@ class HandTunnels:
             offered=wire.HostKey(f"SHA256:{'n' * 43}", "ssh-ed25519"),
         )
         self.outages: dict[str, wire.Outage] = {}
+        self.findings: list[wire.Check] = []
 
     def names(self) -> list[str]:
         return list(self.known)
@@ -131,6 +132,23 @@ class HandTunnels:
 
     def cause(self) -> wire.Cause | None:
         return self.trouble
+
+    async def doctor(self, name: str | None) -> wire.Doctor:
+        names = list(self.known) if name is None else [name]
+        checks = [wire.Check("config", "pass", 0.001, "config.toml"), *self.findings]
+        broken = next((check.step for check in checks if check.result == "fail"), None)
+        reports = [
+            wire.Report(
+                tunnel=key,
+                phase=self.status(key).phase,
+                broken=broken,
+                steps=checks,
+                banner="Welcome\x1b[2J to vast.ai.\nTry again.",
+                agent=wire.Agent(),
+            )
+            for key in names
+        ]
+        return wire.Doctor("config.toml", reports)
 
     def set(self, name: str, **changes: Any) -> None:
         self.known[name] = msgspec.structs.replace(self.status(name), **changes)
@@ -266,6 +284,7 @@ async def serving(folder: Path) -> AsyncIterator[Api]:
         scheduler=cast(Scheduler, scheduler),
         outages=outages,
         reload=reload,
+        doctor=tunnels.doctor,
         config=str(folder / "config.toml"),
         started_at=STARTED,
     )

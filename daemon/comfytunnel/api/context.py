@@ -67,6 +67,7 @@ class Outages(Protocol):
 class Context:
     """`config`: the path of the config file. `reload` reads it again and says what changed; it raises ConfigError and changes nothing.
 
+    `doctor` examines one tunnel, or all of them; it raises NotFoundError as `Tunnels` does, and takes up to a minute.
     `closing` turns true when the daemon stops: every stream ends at once.
     """
 
@@ -75,6 +76,7 @@ class Context:
     scheduler: Scheduler
     outages: Outages
     reload: Callable[[], Awaitable[dict[str, Any]]]
+    doctor: Callable[[str | None], Awaitable[wire.Doctor]]
     config: str
     started_at: datetime
     closing: Feed[bool] = field(default_factory=lambda: Feed(False))

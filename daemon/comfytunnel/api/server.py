@@ -12,7 +12,7 @@ from typing import Self
 
 from aiohttp import web
 
-from comfytunnel.api import assets, jobs, metrics, outages, stream, tunnels
+from comfytunnel.api import assets, doctor, jobs, metrics, outages, stream, tunnels
 from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, owner_only
 from comfytunnel.api.context import CONTEXT, Context
 
@@ -28,6 +28,7 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("GET", "/v1/ready", tunnels.ready),
     ("GET", "/v1/metrics", metrics.show),
     ("GET", "/v1/outages", outages.listing),
+    ("GET", "/v1/doctor", doctor.doctor),
     ("GET", "/v1/events", stream.daemon_events),
     ("POST", "/v1/reload", tunnels.reload),
     ("GET", "/api/v2/jobs", jobs.listing),

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from comfytunnel import __version__, wire
-from comfytunnel.cli import configs, exits, jobs, render, setups
+from comfytunnel.cli import configs, doctor, exits, jobs, render, setups
 from comfytunnel.cli.jobs import AsJson, Folder, Timeout, now
 from comfytunnel.cli.trust import trust
 from comfytunnel.cli.tunnels import TunnelName, one_tunnel
@@ -80,6 +80,9 @@ def daemon(context: typer.Context) -> None:
 app.command(context_settings={"ignore_unknown_options": True})(
     setups.setup
 )  # an ssh line may stand without quotes
+
+
+app.command()(doctor.doctor)
 
 
 @app.command()

@@ -314,7 +314,7 @@ async def _rejection(answer: aiohttp.ClientResponse, method: str, path: str) -> 
     """The error for an answer that is not 2xx."""
     status = answer.status
     if status == 503 and NOT_DELIVERED in answer.headers:
-        return Unreachable(f"the tunnel is not there ({shapes.plain(answer.headers[NOT_DELIVERED], 80)})")
+        return Unreachable(f"the door did not deliver it ({shapes.plain(answer.headers[NOT_DELIVERED], 80)})")
     if status >= 500:
         return Ambiguous(f"{method} {path} was answered {status}", status=status)
     page = answer.content_type == "text/html"

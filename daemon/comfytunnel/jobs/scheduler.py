@@ -98,6 +98,10 @@ class Scheduler:
         self._places.pop(name, None)
         await self._close(name)
 
+    @property
+    def settings(self) -> JobsSettings:
+        return self._settings
+
     def apply(self, settings: JobsSettings) -> None:
         """Use other settings from now on: what is being carried, too."""
         self._settings = settings

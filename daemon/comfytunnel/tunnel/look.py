@@ -1,9 +1,10 @@
-"""A look at a host's key without logging in: for `setup`, which shows the fingerprint before the first use, and for `trust`. Records
-nothing."""
+"""A look at a host's key without logging in: for `setup`, which shows the fingerprint before the first use, for `trust` and for
+`doctor`. Records nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,7 +15,7 @@ from comfytunnel.tunnel.dial import Resolver, dial
 from comfytunnel.tunnel.hostkeys import Known, Verdict, fingerprint
 from comfytunnel.tunnel.link import LinkError
 from comfytunnel.tunnel.state import Cause, Code
-from comfytunnel.tunnel.target import Survey
+from comfytunnel.tunnel.target import Survey, Target
 from comfytunnel.tunnel.witness import Witness, cause_of
 
 LOOK_DEADLINE = 10.0  # seconds; a person waits, and an instance that is still starting is no reason to
@@ -59,7 +60,7 @@ async def look(config: TunnelConfig) -> Look:
         return _unreachable(Cause(Code.CONNECT_TIMEOUT, f"nothing in {LOOK_DEADLINE:.0f} s."))
     except LinkError as error:
         return _unreachable(error.cause)
-    except (OSError, asyncssh.Error, ValueError) as error:
+    except (OSError, ValueError) as error:
         return _unreachable(cause_of(error, Witness()))
 
 
@@ -67,14 +68,10 @@ async def _look(config: TunnelConfig) -> Look:
     target = await Survey(config, with_keys=False).target()
     sock = await dial(target.options.host, target.options.port, Resolver()) if target.direct else None
     try:
-        key = await asyncssh.get_server_host_key(
-            **target.way, sock=sock, server_host_key_algs=target.algorithms
-        )
+        key = await host_key(target, sock)
     finally:
         if sock is not None:
             sock.close()
-    if key is None:
-        return _unreachable(Cause(Code.PROTOCOL_ERROR, "it showed no host key."))
     verdict = target.known.verdict(key)
     detail = f"The key is marked as revoked in {config.known_hosts}." if verdict == "revoked" else ""
     return Look(_STATUS[verdict], target.name, key, target.known, detail=detail)
@@ -82,3 +79,17 @@ async def _look(config: TunnelConfig) -> Look:
 
 def _unreachable(cause: Cause) -> Look:
     return Look("unreachable", cause=cause, detail=cause.message)
+
+
+async def host_key(target: Target, sock: socket.socket | None) -> asyncssh.SSHKey:
+    """The key that the host shows, over `sock` or over a way of asyncssh's own; the connection is closed then. The caller sets the
+    deadline. Raises LinkError or OSError."""
+    try:
+        key = await asyncssh.get_server_host_key(
+            **target.way, sock=sock, server_host_key_algs=target.algorithms
+        )
+    except asyncssh.Error as error:
+        raise LinkError(cause_of(error, Witness())) from error
+    if key is None:
+        raise LinkError(Cause(Code.PROTOCOL_ERROR, "it showed no host key."))
+    return key

@@ -40,11 +40,17 @@ class SshOpener:
     """Opens links to the endpoint of one tunnel's config. Called by the driver, once per link."""
 
     def __init__(
-        self, config: TunnelConfig, resolver: Resolver, on_refused: Callable[[], None] = lambda: None
+        self,
+        config: TunnelConfig,
+        resolver: Resolver,
+        on_refused: Callable[[], None] = lambda: None,
+        on_banner: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`on_banner` hears what the host says before authentication, also of a try that fails then."""
         self._config = config
         self._resolver = resolver
         self._on_refused = on_refused
+        self._on_banner = on_banner
         self._host_keys = HostKeys(config.known_hosts, config.host_key, config.name)
         self._survey = Survey(config, with_keys=True)
 
@@ -61,6 +67,9 @@ class SshOpener:
                 ) from None
             except (OSError, asyncssh.Error, ValueError) as error:
                 raise LinkError(cause_of(error, witness)) from error
+            finally:
+                if witness.banner:
+                    self._on_banner(witness.banner)
             link = SshLink(conn, witness, self._config, self._on_refused)
             try:
                 await link.prove(LOGIN_DEADLINE)
@@ -93,9 +102,8 @@ class SshOpener:
                     x509_trusted_certs=None,  # nothing that known_hosts does not name is trusted
                     x509_trusted_cert_paths=None,
                     server_host_key_algs=target.algorithms,
-                    client_keys=list(target.key_files)
-                    or (None if config.identity_files and target.agent is None else ()),
-                    agent_path=target.agent,
+                    client_keys=target.client_keys,
+                    agent_path=target.agent.socket,
                     agent_forwarding=False,
                     x11_forwarding=False,
                     password_auth=False,

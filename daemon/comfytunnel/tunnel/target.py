@@ -24,6 +24,16 @@ from comfytunnel.tunnel.state import Cause, Code
 
 READ_DEADLINE = 10.0  # seconds
 
+_UNNAMED = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """`socket`: None if there is none. `source`: who named it: "config", "ssh_config", "environment", "" for nobody."""
+
+    socket: str | None = None
+    source: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -33,8 +43,8 @@ class Target:
     options: asyncssh.SSHClientConnectionOptions
     name: str  # in known_hosts
     known: Known
-    agent: str | None = None  # socket of the agent, if keys were asked for
-    key_files: tuple[str, ...] = ()  # those that asyncssh may load
+    agent: Agent
+    client_keys: list[str] | tuple[()] | None = None  # as asyncssh takes them; () is what ssh would try
 
     @property
     def direct(self) -> bool:
@@ -48,7 +58,7 @@ class Target:
 
 
 class Survey:
-    """Reads the target of one config. `with_keys`: the agent and the private keys too."""
+    """Reads the target of one config. `with_keys`: the private keys too."""
 
     def __init__(self, config: TunnelConfig, *, with_keys: bool) -> None:
         self._read = partial(_read, config, with_keys=with_keys)
@@ -93,16 +103,20 @@ def _read(config: TunnelConfig, *, with_keys: bool) -> Target:
         known = HostKeys(config.known_hosts, config.host_key, config.name).known(name)
     except OSError as error:
         raise LinkError(unreadable(config.known_hosts, error)) from error
-    if not with_keys:
-        return Target(way, options, name, known)
     agent = _agent(config, options)
-    files = keys.check(config.identity_files, has_agent=agent is not None)
-    return Target(way, options, name, known, agent, tuple(files))
+    if not with_keys:
+        return Target(way, options, name, known, agent)
+    files = keys.check(config.identity_files, has_agent=agent.socket is not None)
+    nothing = None if config.identity_files and agent.socket is None else ()
+    return Target(way, options, name, known, agent, files or nothing)
 
 
-def _agent(config: TunnelConfig, options: asyncssh.SSHClientConnectionOptions) -> str | None:
-    """The agent's socket: the config's, else what ssh would use."""
-    if config.agent and config.agent != "none":
-        return str(Path(config.agent).expanduser())
-    found = config.agent or options.config.get("IdentityAgent", os.environ.get("SSH_AUTH_SOCK"))
-    return None if found in (None, "", "none") else str(found)
+def _agent(config: TunnelConfig, options: asyncssh.SSHClientConnectionOptions) -> Agent:
+    """The config's, else what ssh would use."""
+    if config.agent:
+        return Agent(None if config.agent == "none" else str(Path(config.agent).expanduser()), "config")
+    named = options.config.get("IdentityAgent", _UNNAMED)
+    if named is not _UNNAMED:
+        return Agent(None if named in (None, "", "none") else str(named), "ssh_config")
+    found = os.environ.get("SSH_AUTH_SOCK")
+    return Agent(found, "environment") if found else Agent()

@@ -36,13 +36,14 @@ class Witness:
         self.authorities: Collection[asyncssh.SSHKey] = ()  # those that may certify the host
         self.on_host_key: Callable[[], None] = lambda: None
         self._error: Exception | None = None
-        self._ear: asyncio.Future[None] | None = None
+        self._ears: set[asyncio.Future[None]] = set()
 
     def listen(self) -> asyncio.Future[None]:
-        """A future that is done when the next byte arrives."""
-        if self._ear is None or self._ear.done():
-            self._ear = asyncio.get_running_loop().create_future()
-        return self._ear
+        """A future that is done when the next byte arrives. It is the caller's alone, who may cancel it."""
+        ear: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ears.add(ear)
+        ear.add_done_callback(self._ears.discard)
+        return ear
 
     def why_ended(self) -> Cause:
         return cause_of(self._error, self, alive=True)
@@ -62,8 +63,8 @@ class Witness:
                     if len(witness.greeting) < _GREETING_LIMIT:
                         witness.greeting += data[: _GREETING_LIMIT - len(witness.greeting)]
                     acknowledge()
-                    if witness._ear is not None and not witness._ear.done():
-                        witness._ear.set_result(None)
+                    for ear in [ear for ear in witness._ears if not ear.done()]:
+                        ear.set_result(None)
                     received(data, datatype)
 
                 # asyncssh offers no count of received bytes; every transport it has (socket, jump host, command)
