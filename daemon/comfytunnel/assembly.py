@@ -229,7 +229,8 @@ class Assembly:
         """Jobs may pass when the link is up, the port is ours and ComfyUI serves. While another program has the port, ComfyUI is
         not asked either: the answer would be that program's."""
         tunnel, doorway = self._driver.view.value.tunnel, self._door.state.value
-        ours = doorway.cause is None and bool(doorway.listening)
+        # The client calls the first address: one that is not bound yet may turn out to be another program's.
+        ours = doorway.cause is None and str(self.config.listen[0]) in doorway.listening
         self._link.set(tunnel.link if tunnel.phase in ALIVE and ours else None)
         serving = self._link.value is not None and self._health.state.value.state is State.SERVING
         self._place.gate.set(Gate(self._link.value, serving, None if serving else self._why_not()))

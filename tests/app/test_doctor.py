@@ -263,7 +263,7 @@ async def test_a_host_key_that_the_policy_does_not_let_us_record(world: World) -
     await in_phase(world, "halted", "host_key_unknown")
     report = await examined(world)
     assert report.broken == "host_key"
-    assert "accept-new" in of(report, "host_key").hint
+    assert "comfytunnel trust default" in of(report, "host_key").hint
     assert not (world.base / "known_hosts").exists()
 
 
