@@ -213,7 +213,7 @@ class _Daemon:
         """See api.context.Context. One at a time: each look at a host is a connection that it counts."""
         async with self._examining:
             patients: list[Any] = await self._tunnels.patients(name)
-            from comfytunnel.doctor.house import House  # heavy, both, but they have come with the tunnels
+            from comfytunnel.doctor.house import House  # here, because most days nobody asks for a doctor
             from comfytunnel.doctor.road import examine
 
             output_dir = self._scheduler.settings.output_dir

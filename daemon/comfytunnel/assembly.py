@@ -10,13 +10,13 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from comfytunnel import wire
 from comfytunnel.comfy.health import Health, State
 from comfytunnel.config import TunnelConfig
-from comfytunnel.doctor.road import Patient
 from comfytunnel.feed import Feed
 from comfytunnel.history import on_wire
 from comfytunnel.jobs.model import Waits
@@ -43,6 +43,9 @@ from comfytunnel.tunnel.state import (
     Woke,
 )
 from comfytunnel.tunnel.trust import trust
+
+if TYPE_CHECKING:
+    from comfytunnel.doctor.road import Patient
 
 TRUST_LOOK = 5.0  # seconds between looks at known_hosts while we are halted because of it
 
@@ -313,6 +316,8 @@ class Assembly:
 
     def patient(self) -> Patient:
         """What the doctor may look at."""
+        from comfytunnel.doctor.road import Patient  # here, because most days nobody asks for a doctor
+
         return Patient(
             config=self.config,
             view=self._driver.view,
