@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfytunnel import config
-from comfytunnel.cli import setup
+from comfytunnel.cli import setup, setupfile
 from comfytunnel.cli.setup import HostKeyLook, SetupResult, run_setup
 from comfytunnel.cli.setupplan import new_text, plan, render_line
 from comfytunnel.config import Tcp, TunnelConfig
@@ -254,7 +254,7 @@ def test_the_backup_is_what_was_there_private_and_never_overwritten(path: Path) 
     assert result.backup.read_text() == OLD
     assert stat.S_IMODE(result.backup.stat().st_mode) == 0o600
     now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    made = [setup._backup(path, text, now) for text in "abc"]
+    made = [setupfile._backup(path, text, now) for text in "abc"]
     assert [p.name for p in made] == [f"config.toml.bak-20260102-030405{end}" for end in ("", "-2", "-3")]
     assert [p.read_text() for p in made] == ["a", "b", "c"]
 
@@ -380,6 +380,7 @@ def test_yes_is_consent_to_a_proxy_command_and_one_that_is_there_is_not_asked_fo
         (NEW_KEY, "ssh-ed25519 SHA256:abc (first use"),
         (HostKeyLook("SHA256:abc", "ssh-ed25519", "known"), "SHA256:abc (known)"),
         (HostKeyLook("SHA256:abc", "ssh-ed25519", "changed"), "is NOT the one in"),
+        (HostKeyLook("SHA256:abc", "ssh-ed25519", "changed"), "`comfytunnel trust default`"),
         (
             HostKeyLook("", "", "unreachable", "Refused\x1b[2J.", True),
             "seen, refused\\x1b[2J. The instance may",

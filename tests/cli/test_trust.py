@@ -49,6 +49,14 @@ async def test_without_a_terminal_nothing_is_asked_and_nothing_changed(
     assert api.tunnels.asked == [LOOK]
 
 
+async def test_json_asks_nothing_on_a_terminal_either(cli: Cli, api: Api) -> None:
+    async with on_terminal(cli, "trust", "--json", whole=True) as (terminal, process):
+        await terminal.until(f"--fingerprint {NEW}")
+        assert await process.wait() == 2
+        assert "[y/N]" not in terminal.shown
+    assert api.tunnels.asked == [LOOK]
+
+
 async def test_yes_trusts_the_very_key_that_was_shown(cli: Cli, api: Api) -> None:
     ran = await cli("trust", "default", "--yes")
     assert (ran.code, ran.err) == (0, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -63,6 +64,12 @@ def ssh_keygen(*words: str) -> str:
     return subprocess.run(["ssh-keygen", *words], check=True, capture_output=True, text=True).stdout
 
 
+def answers(path: Path) -> bool:
+    """Whether somebody listens there: a socket is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 @asynccontextmanager
 async def agent_with(*keys: asyncssh.SSHKey, folder: Path) -> AsyncIterator[Path]:
     """The socket of a real ssh-agent that holds the keys."""
@@ -71,7 +78,7 @@ async def agent_with(*keys: asyncssh.SSHKey, folder: Path) -> AsyncIterator[Path
         "ssh-agent", "-D", "-a", str(path), stdout=asyncio.subprocess.DEVNULL
     )
     try:
-        await becomes(path.exists, "the agent listens")
+        await becomes(lambda: answers(path), "the agent listens")
         async with asyncssh.SSHAgentClient(str(path)) as client:
             await client.add_keys(list(keys))
         yield path

@@ -11,7 +11,6 @@ import difflib
 import os
 import re
 import shlex
-import tempfile
 import tomllib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from comfytunnel import config, sshline
+from comfytunnel.cli.setupfile import put, read
 from comfytunnel.cli.setupplan import Plan, new_text, plan, said_before
-from comfytunnel.errors import ConfigError, Error, StateError, UsageError
-from comfytunnel.paths import make_private_folder
+from comfytunnel.errors import ConfigError, Error, UsageError
 from comfytunnel.sshline import LeftOut
 
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")  # how Python begins the words of the system
@@ -108,7 +107,7 @@ def run_setup(
     if json:
         say, ask = _silent, None
     asked = sshline.parse(line)
-    old = _read(config_path)
+    old = read(config_path)
     base = _sound(old, config_path, yes, ask, say)
     tables: dict[str, Any] = tomllib.loads(base or "").get("tunnels", {})
     tunnel = _choose(name, tables)
@@ -149,7 +148,7 @@ def run_setup(
     if old is not None and not (yes or (ask and ask(f"Write this to {config_path}?"))):
         say("Nothing was written.")
         return SetupResult(config_path, tunnel, False, left_out, notes, diff, host_key=key)
-    backup = _put(config_path, old, text, datetime.now().astimezone())
+    backup = put(config_path, old, text, datetime.now().astimezone())
     before = "the broken file that it replaces" if old is not None and base is None else "what was there"
     say(f"Wrote {config_path}" + (f", {before} is in {backup}." if backup else "."))
     reads = tell_daemon(config_path)
@@ -166,19 +165,6 @@ def run_setup(
 
 def _silent(_text: str) -> None:
     """Say nothing."""
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_bytes().decode()
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not a text (byte {error.start}).", hint="Move it away first.") from None
-    except OSError as error:
-        raise StateError(
-            f"{path} cannot be read: {error.strerror}.", hint="Check its permissions."
-        ) from error
 
 
 def _sound(
@@ -264,16 +250,13 @@ def _say_key(key: HostKeyLook, tunnel: config.TunnelConfig, say: Callable[[str],
             say(f"Host key of {tunnel.host}: {shown} (first use: it is recorded when the tunnel connects)")
         case "new":
             say(f"Host key of {tunnel.host}: {shown} (unknown; host_key = {tunnel.host_key!r}:")
-            say(
-                "  the tunnel waits until known_hosts has it: compare the fingerprint, then connect once with ssh)"
-            )
+            say(f"  the tunnel waits for `comfytunnel trust {tunnel.name}`: compare the fingerprint then)")
         case "changed":
             say(f"Host key of {tunnel.host}: {shown} is NOT the one in {tunnel.known_hosts}.")
             say(
                 "  On Vast.ai a port often belonged to another instance before; anywhere else it can be an attack."
             )
-            name = tunnel.host if tunnel.port in (None, 22) else f"[{tunnel.host}]:{tunnel.port}"
-            say(f"  If you expect it: ssh-keygen -R '{name}' -f {tunnel.known_hosts}")
+            say(f"  If you expect it: `comfytunnel trust {tunnel.name}`, as soon as the daemon runs.")
         case "unreachable":
             why = _ERRNO.sub("", _visible(key.detail)).rstrip(". ")
             starting = " The instance may still be starting." if key.may_be_starting else ""
@@ -299,56 +282,3 @@ def _diff(old: str, new: str, path: Path) -> str:
 
 def _visible(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in text)
-
-
-def _put(path: Path, old: str | None, text: str, now: datetime) -> Path | None:
-    """Write the file in one step, 0600, through a link to what it points to; return the backup of what was there."""
-    make_private_folder(path.parent)
-    real = path.resolve()
-    try:
-        backup = None if old is None else _backup(path, old, now)
-        if _read(path) != old:
-            raise UsageError(f"{path} was changed by another program just now.", hint="Run setup again.")
-        _replace(real, text)
-    except OSError as error:
-        raise StateError(
-            f"{path} cannot be written: {error.strerror}.",
-            hint="It is as it was; check the disk and the folder.",
-        ) from error
-    return backup
-
-
-def _backup(path: Path, text: str, now: datetime) -> Path:
-    """Keep the text beside the config under a name that no backup has yet."""
-    stem = f"{path.name}.bak-{now:%Y%m%d-%H%M%S}"
-    for number in range(1, 100):
-        backup = path.with_name(stem if number == 1 else f"{stem}-{number}")
-        try:
-            handle = os.open(backup, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            continue
-        _write(handle, text)
-        return backup
-    raise StateError(f"There are 99 backups of this second beside {path}.", hint="Wait a second.")
-
-
-def _replace(real: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name}.")  # mkstemp makes it 0600
-    try:
-        _write(handle, text)
-        Path(temporary).replace(real)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(real.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _write(handle: int, text: str) -> None:
-    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(handle)
