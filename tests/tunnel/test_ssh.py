@@ -199,6 +199,17 @@ async def test_a_link_is_reset_and_not_lingered_over(tmp_path: Path) -> None:
         assert (await tunnel.call()).endswith(b"hello")
 
 
+async def test_two_who_ask_do_not_answer_each_other(sshd: Sshd, tmp_path: Path) -> None:
+    """The driver and the doctor: the one who gives up first is no sign of life for the other."""
+    opener = SshOpener(config_for(sshd, tmp_path, 1, remote=Tcp("127.0.0.1", free_port())), Resolver())
+    async with opener() as link:
+        sshd.freeze()
+        asked = await asyncio.gather(link.ask(0.1), link.ask(0.5), return_exceptions=True)
+        assert [type(answer) for answer in asked] == [TimeoutError, TimeoutError]
+        sshd.thaw()
+        assert await asyncio.gather(link.ask(5), link.ask(5))
+
+
 # --- the library's edges --------------------------------------------------------------------------------------------
 
 

@@ -40,7 +40,6 @@ SETTLE = 4.0  # seconds for a link that is just being made or doubted: its end i
 ANSWER_DEADLINE = (
     5.0  # seconds for the live link and for a websocket's first word; the first takes a round trip or two
 )
-KEYS_SHOWN = 8
 
 _WEBSOCKET_HINT = (
     "Jobs go on without it, their progress is seen late. A proxy before ComfyUI may not pass websockets."
@@ -119,7 +118,7 @@ class _Road:
         if self._target is None:
             return None
         asked = self._target.agent.socket is not None and self._offer is not None and not self._offer.trouble
-        keys = len(self._offer.held) if asked and self._offer else None
+        keys = self._offer.held if asked and self._offer else None
         return wire.Agent(self._target.agent.socket, self._target.agent.source, keys)
 
     @property
@@ -176,10 +175,7 @@ class _Road:
             nothing = f"{lost}; " if lost else "" if agent.socket else "there is no agent; "
             detail = f"No key would be offered: {nothing}no private key was found in files."
             raise Broken(detail, remedy or "Make one with ssh-keygen, or name yours in `identity_file`.")
-        shown = [*found.files, *(f"{key} from the agent" for key in found.held)]
-        more = f" and {len(shown) - KEYS_SHOWN} more" if len(shown) > KEYS_SHOWN else ""
-        said = ", ".join(shown[:KEYS_SHOWN]) + more
-        return (f"{said}; {lost}", remedy) if lost else said
+        return (f"{found.keys}; {lost}", remedy) if lost else found.keys
 
     # --- the road, tried --------------------------------------------------------------------------------------------
 
@@ -211,12 +207,7 @@ class _Road:
 
     async def _greeting(self, _: Target) -> str:
         assert self._sock is not None
-        try:
-            async with asyncio.timeout(CONNECT_DEADLINE):
-                self.greeting = await greeting(self._sock)
-        except TimeoutError:
-            said = f"it accepted the connection and then said nothing for {CONNECT_DEADLINE:.0f} s."
-            raise LinkError(Cause(Code.CONNECT_TIMEOUT, said)) from None
+        self.greeting = await greeting(self._sock, CONNECT_DEADLINE)
         return self.greeting
 
     async def _host_key(self, target: Target) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from comfytunnel.tunnel.dial import hung_up
 from comfytunnel.tunnel.link import TEXT_LIMIT, LinkError
 from comfytunnel.tunnel.state import Cause, Code
 
@@ -17,29 +18,47 @@ _PAUSE = (
 )
 
 
-async def greeting(sock: socket.socket) -> str:
-    """The identification line of an SSH server ("SSH-2.0-..."), left unread in the socket. The caller sets the deadline.
+async def greeting(sock: socket.socket, deadline: float) -> str:
+    """The identification line of an SSH server ("SSH-2.0-..."), left unread in the socket; `deadline` in seconds.
 
-    Raises LinkError when the host closes before, or says something else.
+    Raises LinkError when the host says nothing or something else, or closes before.
     """
+    seen = b""
+    try:
+        async with asyncio.timeout(deadline):
+            while True:
+                seen = await _peek(sock)
+                lines = seen.split(b"\n")[:-1]
+                if found := next((line for line in lines if line.startswith(b"SSH-")), None):
+                    return _shown(found)
+                if not seen or hung_up(sock):
+                    raise LinkError(Cause(Code.CONNECT_RESET, f"it says: {_shown(seen)}." if seen else ""))
+                if len(seen) >= _LIMIT or _strange(seen):
+                    raise LinkError(Cause(Code.PROTOCOL_ERROR, f"it says: {_shown(seen)}."))
+                await asyncio.sleep(_PAUSE)
+    except TimeoutError:
+        silent = f"it accepted the connection and then said nothing for {deadline:.0f} s."
+        raise LinkError(
+            Cause(Code.PROTOCOL_ERROR, f"it says: {_shown(seen)}.")
+            if seen
+            else Cause(Code.CONNECT_TIMEOUT, silent)
+        ) from None
+
+
+async def _peek(sock: socket.socket) -> bytes:
+    """What has come so far, unread; nothing at the end. Waits for the first byte."""
     while True:
         try:
-            seen = sock.recv(_LIMIT, socket.MSG_PEEK)
+            return sock.recv(_LIMIT, socket.MSG_PEEK)
         except BlockingIOError:
             await _readable(sock)
-            continue
         except OSError as error:
             raise LinkError(Cause(Code.CONNECT_RESET, f"{error.strerror}.")) from error
-        whole = seen.split(b"\n")[:-1]
-        found = next((line for line in whole if line.startswith(b"SSH-")), None)
-        if found is not None:
-            return found.decode("utf-8", "replace").strip()[:TEXT_LIMIT]
-        if not seen:
-            raise LinkError(Cause(Code.CONNECT_RESET))
-        if len(seen) >= _LIMIT or _strange(seen):
-            said = seen[:TEXT_LIMIT].decode("utf-8", "replace").split("\n")[0].strip()
-            raise LinkError(Cause(Code.PROTOCOL_ERROR, f"it says {said!r}."))
-        await asyncio.sleep(_PAUSE)
+
+
+def _shown(said: bytes) -> str:
+    """The first line of it; whoever shows it to a person makes it printable."""
+    return said.split(b"\n")[0].decode("utf-8", "replace").strip()[:TEXT_LIMIT]
 
 
 def _strange(seen: bytes) -> bool:

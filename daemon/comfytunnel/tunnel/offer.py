@@ -6,15 +6,15 @@ For `doctor`. What is loaded is decided in target.py and by asyncssh, as for a l
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import asyncssh
 
 from comfytunnel.config import TunnelConfig
 from comfytunnel.tunnel.dial import in_thread
+from comfytunnel.tunnel.keys import offered
 from comfytunnel.tunnel.link import TEXT_LIMIT
 from comfytunnel.tunnel.target import Target
 
@@ -25,23 +25,19 @@ AGENT_DEADLINE = (
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """`files` and `held`: keys as "ALGORITHM SHA256:... (PATH or COMMENT)", from files and from the agent. `trouble`: why the agent cannot be
-    asked, "" if it can or if there is none."""
+    """`keys`: in words, "" for none. `held`: how many of them the agent holds. `trouble`: why it cannot be asked, "" if it can or if
+    there is none."""
 
-    files: tuple[str, ...]
-    held: tuple[str, ...]
+    keys: str
+    held: int
     trouble: str = ""
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return self.files + self.held
 
 
 async def offer(config: TunnelConfig, target: Target) -> Offer:
     """What a login to `target` (surveyed with keys) would offer. Raises OSError or asyncssh.KeyImportError for a file that
     ssh_config names and that cannot be used."""
     files = await in_thread(lambda: _from_files(config, target), "keys")
-    held: tuple[str, ...] = ()
+    held: Sequence[asyncssh.SSHKeyPair] = ()
     trouble = ""
     if target.agent.socket is not None:
         try:
@@ -52,13 +48,10 @@ async def offer(config: TunnelConfig, target: Target) -> Offer:
         except (OSError, asyncssh.Error, ValueError) as error:
             said = error.strerror if isinstance(error, OSError) else str(error)
             trouble = (said or type(error).__name__)[:TEXT_LIMIT]
-    return Offer(files, held, trouble)
+    return Offer(offered([*files, *held]), len(held), trouble)
 
 
-def _from_files(config: TunnelConfig, target: Target) -> tuple[str, ...]:
-    if target.client_keys:
-        loaded = [(path, pair) for path in target.client_keys for pair in asyncssh.load_keypairs([path])]
-        return tuple(_words(pair, str(path)) for path, pair in loaded)
+def _from_files(config: TunnelConfig, target: Target) -> Sequence[asyncssh.SSHKeyPair]:
     options = asyncssh.SSHClientConnectionOptions(
         **target.way,
         username=config.user or (),
@@ -68,16 +61,9 @@ def _from_files(config: TunnelConfig, target: Target) -> tuple[str, ...]:
         x509_trusted_certs=None,
         x509_trusted_cert_paths=None,
     )
-    return tuple(_words(pair) for pair in options.client_keys or ())
+    return options.client_keys or ()
 
 
-async def _from_agent(path: str, only: object) -> tuple[str, ...]:
+async def _from_agent(path: str, only: object) -> Sequence[asyncssh.SSHKeyPair]:
     async with asyncssh.connect_agent(str(Path(path).expanduser())) as agent:
-        pairs = await agent.get_keys(only)  # type: ignore[arg-type]  # asyncssh's own value, which it calls a sequence elsewhere
-    return tuple(_words(pair) for pair in pairs)
-
-
-def _words(pair: asyncssh.SSHKeyPair, path: str = "") -> str:
-    digest = b64encode(sha256(pair.key_public_data).digest()).decode().rstrip("=")
-    name = path or (pair.get_comment_bytes() or b"").decode("utf-8", "replace")[:80]
-    return f"{pair.key_algorithm.decode('ascii', 'replace')} SHA256:{digest}{f' ({name})' if name else ''}"
+        return await agent.get_keys(only)  # type: ignore[arg-type]  # asyncssh's own value, which it calls a sequence elsewhere
