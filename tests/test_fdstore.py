@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from comfytunnel.endpoints import Unix
+from comfytunnel.fdstore import name_of
 from tests.fakes.manager import becoming
 
 TELL = """
@@ -97,3 +99,10 @@ def test_a_file_is_no_socket_and_stays_open(two: list[int], tmp_path: Path) -> N
     assert found["one"] == []
     assert found["rest"] == [["two", 4]]
     assert 3 in found["open"]
+
+
+def test_the_path_of_a_door_may_be_as_long_as_a_path_can_be() -> None:
+    """Quoted it would be too long for a name in the store."""
+    long = Unix(Path("/" + "ü" * 53))
+    assert len(name_of(long)) < 255
+    assert name_of(long) != name_of(Unix(Path("/" + "ä" * 53)))

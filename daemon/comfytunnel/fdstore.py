@@ -7,19 +7,38 @@ start. Who wants a socket takes it by its name and judges it. Handing sockets to
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import re
 import socket
 import stat
 import sys
 from collections.abc import Collection, Iterable, MutableMapping
+from urllib.parse import quote
+
+from comfytunnel.endpoints import Endpoint, Unix
 
 FIRST = 3  # the first descriptor that is passed: SD_LISTEN_FDS_START of sd_listen_fds(3)
 FDS_MOST = 1024  # descriptors that are looked at; a store holds as many as doors have addresses
 NAMELESS = "unknown"  # what sd_listen_fds_with_names(3) calls a descriptor without a name
-_LEGAL = re.compile(
-    r"[ -9;-~]{1,255}"
-)  # FDNAME of sd_pid_notify_with_fds(3): printable ASCII without a colon
+# FDNAME of sd_pid_notify_with_fds(3): printable ASCII without a colon.
+_NAME_MOST = 255  # characters
+_LEGAL = re.compile(rf"[ -9;-~]{{1,{_NAME_MOST}}}")
+
+
+def name_of(endpoint: Endpoint) -> str:
+    """What the manager knows the socket of a forwarded port by: its address, and of a path also which file it is, since a file that
+    was removed or replaced leads nobody to the socket that is kept. A digest where the text would be too long. In a launchd agent these
+    are the keys of `Sockets`; a path's cannot be known there before it is bound."""
+    text = str(endpoint)
+    if isinstance(endpoint, Unix):
+        try:
+            found = endpoint.path.lstat()
+            text = f"{text}@{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}"
+        except OSError:
+            text = f"{text}@"  # no file, no socket: nothing is kept under this name
+    name = f"door/{quote(text, safe='/[]@')}"
+    return name if len(name) <= _NAME_MOST else f"door/{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 class Handed:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from comfytunnel.config import Unix
-from comfytunnel.tunnel.listeners import _name_of
 from tests.app.stream import Stream, to_path, to_port
 from tests.app.world import DEADLINE, World
 from tests.fakes.manager import Manager, becoming
@@ -204,10 +201,3 @@ async def test_a_manager_that_tells_nonsense_and_has_gone_stops_neither_start_no
     assert world.process is not None
     assert world.process.returncode == 0
     assert "Traceback" not in world.log.read_text()
-
-
-def test_the_path_of_a_door_may_be_as_long_as_a_path_can_be(tmp_path: Path) -> None:
-    """Quoted it would be too long for a name in the store."""
-    long = Unix(Path("/" + "ü" * 53))
-    assert len(_name_of(long)) < 255
-    assert _name_of(long) != _name_of(Unix(Path("/" + "ä" * 53)))

@@ -28,6 +28,8 @@ FileDescriptorStoreMax=16
 ExecStart="{python}" -m comfytunnel daemon
 Restart=on-failure
 RestartSec=0.1
+StandardOutput=append:{log}
+StandardError=append:{log}
 {environment}
 """
 
@@ -88,6 +90,7 @@ async def unit(world: World) -> AsyncIterator[Unit]:
     made.path.write_text(
         UNIT.format(
             python=sys.executable,
+            log=world.log,
             environment="\n".join(f'Environment="{name}={value}"' for name, value in wanted.items()),
         )
     )

@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import socket
 from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote
 
 import structlog
 
 from comfytunnel.endpoints import Endpoint, Tcp, Unix
-from comfytunnel.fdstore import Handed
+from comfytunnel.fdstore import Handed, name_of
 from comfytunnel.notify import Notifier
 
 log = structlog.get_logger(__name__)
 
 BACKLOG = 1024  # callers that the kernel keeps for us while the loop is busy, or no daemon runs
-NAME_MOST = 255  # characters of a name in the manager's store: FDNAME of sd_pid_notify_with_fds(3)
 
 
 class Listeners:
@@ -56,7 +53,7 @@ class Listeners:
         """`endpoints` is all that the config wants: whatever else is kept, here or by the manager, is closed."""
         for endpoint in [kept for kept in self._kept if kept not in endpoints]:
             self._discard(*self._kept.pop(endpoint))
-        for name, sock in self._handed.take_all_but({_name_of(endpoint) for endpoint in endpoints}):
+        for name, sock in self._handed.take_all_but({name_of(endpoint) for endpoint in endpoints}):
             self._discard(name, sock)
 
     def close(self) -> None:
@@ -69,7 +66,7 @@ class Listeners:
         self._handed.close()
 
     def _taken_back(self, endpoint: Endpoint) -> tuple[str, socket.socket] | None:
-        name = _name_of(endpoint)
+        name = name_of(endpoint)
         found = self._handed.take(name)
         good = next((sock for sock in found if _listens_at(sock, endpoint)), None)
         for sock in found:
@@ -89,7 +86,7 @@ class Listeners:
 
     def _bound(self, endpoint: Endpoint) -> tuple[str, socket.socket]:
         sock = _bind(endpoint)
-        name = _name_of(endpoint)
+        name = name_of(endpoint)
         self._notifier.keep(name, sock)
         return name, sock
 
@@ -97,20 +94,6 @@ class Listeners:
         self._notifier.forget(name)
         _unlink(name, sock)
         sock.close()
-
-
-def _name_of(endpoint: Endpoint) -> str:
-    """What the manager knows a socket by: its address, and of a path also which file it is, since a file that was removed or
-    replaced leads nobody to the socket that is kept. A digest where the text would be too long."""
-    text = str(endpoint)
-    if isinstance(endpoint, Unix):
-        try:
-            found = endpoint.path.lstat()
-            text = f"{text}@{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}"
-        except OSError:
-            text = f"{text}@"  # no file, no socket: nothing is kept under this name
-    name = f"door/{quote(text, safe='/[]@')}"
-    return name if len(name) <= NAME_MOST else f"door/{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _listens_at(sock: socket.socket, endpoint: Endpoint) -> bool:
@@ -132,7 +115,7 @@ def _unlink(name: str, sock: socket.socket) -> None:
         return
     with contextlib.suppress(OSError):  # gone already: what we want
         path = sock.getsockname()
-        if isinstance(path, str) and path and _name_of(Unix(Path(path))) == name:
+        if isinstance(path, str) and path and name_of(Unix(Path(path))) == name:
             Path(path).unlink()
 
 
