@@ -168,7 +168,8 @@ async def test_a_socket_that_does_not_listen_is_not_used(world: World, manager: 
         manager.put(f"door/127.0.0.1%3A{world.port}", silent)
         await start(world, manager, serving=False)
         tunnel = await world.until(
-            lambda: world.client.tunnel("default"), lambda found: found.phase == "up" and bool(found.listen)
+            lambda: world.client.tunnel("default"),
+            lambda found: found.phase == "up" and bool(found.listen) and found.cause is not None,
         )
     assert tunnel.listen == [f"[::1]:{world.port}"]
     assert tunnel.cause is not None
