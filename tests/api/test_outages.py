@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 
 from comfytunnel import wire
+from comfytunnel.client import Client
 from tests.api.conftest import Api, an_outage
 from tests.api.test_stream import listen
 
@@ -52,6 +55,19 @@ async def test_the_daemon_stream_tells_each_outage_that_ends_and_none_from_befor
         ("outage", 2.0, None),
         ("outage", 3.0, None),
     ]
+
+
+async def test_an_outage_that_ends_meanwhile_does_not_disturb_who_waits_for_the_tunnel(api: Api) -> None:
+    api.tunnels.set("default", phase="connecting")
+    waiting = asyncio.create_task(asyncio.to_thread(Client(api.path).wait, timeout=10.0))
+    while not api.context.streams:  # noqa: ASYNC110 - the one that listens lives in a thread
+        await asyncio.sleep(0.005)
+    events = await listen(api, "/v1/events")
+    await events.take(1)
+    api.outages.add(an_outage())
+    assert [name for name, _, _ in await events.take(1)] == ["outage"]
+    api.tunnels.set("default", phase="up")
+    assert (await waiting).tunnels["default"].phase == "up"
 
 
 async def test_comfyuis_own_changes_are_events_while_the_link_stays_up(api: Api) -> None:

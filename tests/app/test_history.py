@@ -6,15 +6,17 @@ import asyncio
 import json
 import resource
 import stat
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog.testing
 
 from comfytunnel import history, wire
-from comfytunnel.history import History
+from comfytunnel.history import History, _File
 from tests.api.conftest import an_outage
 
 
@@ -79,7 +81,7 @@ async def test_half_a_line_and_nonsense_are_skipped_and_spoil_nothing_that_follo
     async with running(path) as it:
         await add(it, 1.0)
     line = path.read_bytes()
-    deep, other = b"[" * 100_000 + b"\n", b'{"tunnel": 7}\n'
+    deep, other = b'{"x":' + b"[" * 100_000 + b"\n", b'{"tunnel": 7}\n'
     path.write_bytes(b"\xff\x00\n" + other + deep + b"\n" + line + line[:70])
     with structlog.testing.capture_logs() as told:
         async with running(path) as it:
@@ -118,6 +120,12 @@ async def test_the_file_is_made_anew_when_it_grows_too_long_and_keeps_the_newest
     assert numbers(History(path).all()) == [7.0, 8.0, 9.0, 10.0, 11.0]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [found.name for found in tmp_path.iterdir()] == ["outages.jsonl"]
+    it = History(path)
+    for number in range(12, 16):  # and without one
+        await add(it, float(number))
+        await it.close()
+        lengths.append(len(path.read_text().splitlines()))
+    assert lengths[-4:] == [5, 6, 7, 8]
 
 
 async def test_a_disk_that_is_full_leaves_no_half_line_and_gets_what_it_missed_later(tmp_path: Path) -> None:
@@ -136,25 +144,42 @@ async def test_a_disk_that_is_full_leaves_no_half_line_and_gets_what_it_missed_l
         assert numbers(it.all()) == [1.0, 2.0, 3.0], "they are known all the same"
         await add(it, 4.0)
         await it.close()
-    assert len([entry for entry in told if entry["log_level"] == "warning"]) == 1
-    assert numbers(History(path).all()) == [1.0, 2.0, 3.0, 4.0]
+        warnings = [entry for entry in told if entry["log_level"] == "warning"]
+        assert len(warnings) == 1
+        assert str(path) in warnings[0]["message"]
+        assert numbers(History(path).all()) == [1.0, 2.0, 3.0, 4.0]
+        with no_file_may_grow_over(path.stat().st_size):
+            await add(it, 5.0)
+            await it.close()
+    assert len([entry for entry in told if entry["log_level"] == "warning"]) == 2, "new trouble is news again"
 
 
-async def test_a_stop_in_the_middle_of_a_write_neither_loses_nor_doubles_a_line(tmp_path: Path) -> None:
+async def test_a_stop_in_the_middle_of_a_write_neither_loses_nor_doubles_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "outages.jsonl"
-    for number in range(20):
-        it = History(path)
-        task = asyncio.create_task(it.run())
-        await asyncio.sleep(0)
-        await add(it, float(number))
-        for _ in range(
-            number % 4
-        ):  # nothing, or some turns of the loop later: before, in and after the write
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task])
-        await it.close()
-    assert numbers(History(path).all()) == [float(number) for number in range(20)]
+    begun, go_on = threading.Event(), threading.Event()
+    write = _File.write
+
+    def slow(file: _File, *outages: Any) -> None:
+        """A disk that takes its time."""
+        begun.set()
+        assert go_on.wait(10)
+        write(file, *outages)
+
+    monkeypatch.setattr(_File, "write", slow)
+    it = History(path)
+    task = asyncio.create_task(it.run())
+    await add(it, 1.0)
+    assert await asyncio.to_thread(begun.wait, 10)
+    await add(it, 2.0)
+    task.cancel()
+    await asyncio.wait([task])
+    closing = asyncio.create_task(it.close())
+    await asyncio.sleep(0)  # it has begun
+    go_on.set()
+    await closing
+    assert numbers(History(path).all()) == [1.0, 2.0]
 
 
 def test_a_reader_that_missed_more_than_is_kept_gets_what_is_kept(

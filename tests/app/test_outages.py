@@ -195,12 +195,17 @@ async def test_metrics_and_events_tell_of_the_outage(world: World) -> None:
     outage = await cut_and_back(world, 1)
     await asyncio.wait_for(stream, DEADLINE)
     assert told == [outage]
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+    assert b" 403 " in await reader.readline()
+    writer.close()
     families = text_string_to_metric_families(await world.ask(world.client.metrics))
     found = {sample.name: sample for family in families for sample in family.samples}
     assert found["comfytunnel_reconnects_total"].labels == {"tunnel": "default", "cause": "connection_lost"}
     assert found["comfytunnel_reconnects_total"].value == 1
     assert found["comfytunnel_down_seconds_total"].value == pytest.approx(outage.seconds, abs=0.01)
     assert found["comfytunnel_rtt_seconds"].value > 0
+    assert found["comfytunnel_callers_refused_total"].value == 1
     assert (await world.run("status", "--history"))[1].count("The connection was lost") == 1
 
 

@@ -86,9 +86,8 @@ class Witness:
             def connection_lost(self, exc: Exception | None) -> None:
                 witness._error = exc
                 if not isinstance(exc, OSError) or isinstance(exc, ConnectionError):
-                    witness.last_received = (
-                        loop.time()
-                    )  # the far side's own word; anything else is our kernel's guess
+                    # The end is the far side's own word; any other error is only our kernel's guess.
+                    witness.last_received = loop.time()
                 witness.ended.set()
 
             def auth_banner_received(self, msg: str, lang: str) -> None:
