@@ -13,6 +13,7 @@ from comfytunnel.demo.remote import Remote
 from comfytunnel.tunnel.dial import Resolver
 from comfytunnel.tunnel.ssh import SshOpener
 from comfytunnel.tunnel.state import Code, Phase, Reconnect, Want, Woke
+from comfytunnel.tunnel.witness import Witness
 from tests.fakes.relay import Relay
 from tests.fakes.sshd import Sshd, free_port
 from tests.tunnel.callers import HASTY, inside
@@ -44,6 +45,25 @@ async def test_a_wanted_tunnel_connects_and_says_what_it_is_connected_to(far: Fa
         assert (await tunnel.call()).endswith(b"hello")
         phases = [record.phase for record in tunnel.records]
         assert phases == [Phase.DOWN, Phase.CONNECTING, Phase.UP]
+
+
+async def test_the_end_of_a_quiet_link_is_its_last_sign_of_life(far: Far, tmp_path: Path) -> None:
+    """A reset is known at once, however long no byte has come before it."""
+    async with service(idle) as port, near(config_for(far, tmp_path, port)) as tunnel:
+        link = await tunnel.up()
+        await link.silence(0.3, 0.3)
+        before = link.heard
+        await far.cut()
+        async with asyncio.timeout(5):
+            await link.ended()
+        assert link.heard >= before + 0.3
+
+
+async def test_what_only_our_kernel_supposes_is_no_sign_of_life() -> None:
+    witness = Witness()
+    witness.client().connection_lost(TimeoutError(110, "Connection timed out"))
+    assert witness.ended.is_set()
+    assert witness.last_received == 0.0
 
 
 async def test_no_session_is_ever_asked_for(far: Far, tmp_path: Path) -> None:
