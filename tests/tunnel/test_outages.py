@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from comfytunnel.tunnel.machine import Policy, step
+from comfytunnel.tunnel.machine import Policy, Step, step
 from comfytunnel.tunnel.outages import Callers, Ledger, Moved, Outage, Sign
 from comfytunnel.tunnel.state import (
     AboutToSleep,
@@ -27,6 +27,7 @@ from comfytunnel.tunnel.state import (
     Want,
     Woke,
 )
+from tests.tunnel.walks import walk
 
 START = datetime(2026, 1, 2, tzinfo=UTC)
 RESET = Cause(Code.CONNECTION_LOST, "reset.")
@@ -287,3 +288,33 @@ def test_an_outage_that_goes_on_when_the_daemon_stops_ends_unrecovered() -> None
     assert ended is not None
     assert (ended.recovered, ended.held, ended.seconds(0)) == (False, 1, 3.0)
     assert life.ledger.close(life.now + 4, life.wall, Callers(), life.tunnel.link) is None
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_on_no_walk_is_a_link_missed_without_an_outage_or_an_outage_open_beside_a_link(seed: int) -> None:
+    ledger, ended = Ledger(), list[Outage]()
+    down = 0.0
+
+    def watched(tunnel: Tunnel, event: Event, now: float, policy: Policy) -> Step:
+        nonlocal down
+        after, effects = step(tunnel, event, now, policy)
+        wall = START + timedelta(seconds=now)
+        outage = ledger.saw(Moved(tunnel, event, after, now, now - 1.0), wall, Callers())
+        ended.extend([outage] if outage else [])
+        if after.phase in (Phase.UP, Phase.DOUBTFUL, Phase.DOWN):
+            assert ledger.open is None
+        elif after.phase is not Phase.CONNECTING:
+            assert ledger.open is not None, "we wait, and nobody knows for what"
+        assert ledger.down_seconds(now) >= down, "a counter never falls"
+        down = ledger.down_seconds(now)
+        return after, effects
+
+    walk(watched, seed, 500)
+    assert ended
+    for outage in ended:
+        assert outage.ended is not None
+        assert outage.until is not None
+        assert outage.heard <= outage.known <= outage.until
+        assert outage.began <= outage.ended
+        assert outage.attempts >= outage.recovered
+    assert ledger.reconnects.total() == sum(outage.recovered for outage in ended)
