@@ -245,8 +245,8 @@ def history_text(outages: Sequence[wire.Outage]) -> str:
     blocks = []
     for outage in map(safe, outages):
         lines = [f"{outage.began.astimezone():%Y-%m-%d %H:%M:%S}  {outage_line(outage)}"]
-        how = NOTICED.get(outage.detected_by, "noticed after {}").format(f"{outage.detect_seconds:.1f} s")
-        back = "" if outage.recover_seconds is None else f", back {outage.recover_seconds:.1f} s later"
+        how = NOTICED.get(outage.detected_by, "noticed after {}").format(_took(outage.detect_seconds))
+        back = "" if outage.recover_seconds is None else f", back {_took(outage.recover_seconds)} later"
         lines.append(f"  {how}{back}; {_some(outage.held, 'caller')} held, {outage.lost} lost")
         if outage.last_failure is not None and outage.last_failure != outage.cause:
             lines.append(
@@ -259,10 +259,16 @@ def history_text(outages: Sequence[wire.Outage]) -> str:
 def outage_line(outage: wire.Outage) -> str:
     """Return which tunnel was out, for how long, and why, on one line."""
     outage = safe(outage)
-    length = f"{outage.seconds:.1f} s" if outage.seconds < 120 else f"{outage.seconds / 60:.0f} min"
     so_far = " so far" if outage.ended is None else ""
     given_up = ", not recovered" if outage.ended is not None and outage.recover_seconds is None else ""
-    return f"{outage.tunnel}: {length}{so_far}{given_up}. {outage.cause.message}"
+    return f"{outage.tunnel}: {_took(outage.seconds)}{so_far}{given_up}. {outage.cause.message}"
+
+
+def _took(seconds: float) -> str:
+    """Return a length of time as one reads it: "26 ms", "12.5 s", "10 min"."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _some(number: int, one: str, many: str = "") -> str:
