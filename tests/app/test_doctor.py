@@ -310,6 +310,9 @@ async def test_a_tunnel_that_is_down_on_purpose_is_looked_at_up_to_the_host_key(
         "pass"
     ]
     assert world.remote.logins == logins
+    (world.base / "known_hosts").unlink()
+    assert "the first login records it" in of(await examined(world), "host_key").detail
+    assert not (world.base / "known_hosts").exists()
 
 
 async def test_a_road_that_is_good_again_says_when_the_tunnel_tries(world: World) -> None:

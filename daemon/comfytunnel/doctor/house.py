@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from comfytunnel.jobs.store import Store
 from comfytunnel.tunnel.dial import in_thread
 from comfytunnel.tunnel.ignored import ignored
 from comfytunnel.tunnel.target import Target
+
+DISK_DEADLINE = 5.0  # seconds for one folder; two of them fit into a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +47,19 @@ async def look_at_config(house: House, tunnel: config.TunnelConfig | None, targe
     if tunnel is not None and target is not None:
         passed = await in_thread(lambda: ignored(tunnel, target), "ssh_config")
         if passed:
-            said += f"; without effect in {tunnel.ssh_config}: {'; '.join(passed)}"
+            said += f"; without effect in {tunnel.ssh_config}: {', '.join(passed)}"
     return said, hint
 
 
 async def try_disk(house: House) -> Words:
     """Whether the state folder and the output folder take files now, and the database answers."""
     try:
-        rooms = [await in_thread(lambda: try_folder(house.state_dir), "disk")]
+        rooms = [await _try(house.state_dir)]
     except OSError as error:
         detail = f"The state folder {house.state_dir} cannot be written: {error.strerror or error}."
         raise Broken(detail, "Make it writable and free some space: no job can be accepted.") from error
     try:
-        rooms.append(await in_thread(lambda: try_folder(house.output_dir), "disk"))
+        rooms.append(await _try(house.output_dir))
     except OSError as error:
         found = trouble(error, house.output_dir)
         raise Broken(found.message, found.hint) from error
@@ -65,3 +68,13 @@ async def try_disk(house: House) -> Words:
         f"{'; '.join(rooms)}; the database holds {jobs} job{'' if jobs == 1 else 's'}",
         house.store.notice or "",
     )
+
+
+async def _try(folder: Path) -> str:
+    try:
+        async with asyncio.timeout(DISK_DEADLINE):
+            return await in_thread(lambda: try_folder(folder), "disk")
+    except TimeoutError:
+        raise Broken(
+            f"The disk of {folder} did not answer for {DISK_DEADLINE:.0f} s.", "A network disk that is away?"
+        ) from None

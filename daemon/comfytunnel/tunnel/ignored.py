@@ -55,7 +55,7 @@ def ignored(config: TunnelConfig, target: Target) -> list[str]:
         config.host,
         config.port or (),
     )
-    return [f"{name} {found.heard[name]}: {why}" for name, why in _INSTEAD.items() if name in found.heard]
+    return [f"{name} {found.heard[name]} ({why})" for name, why in _INSTEAD.items() if name in found.heard]
 
 
 def _hear(config: _Listening, option: str, args: list[str]) -> None:
