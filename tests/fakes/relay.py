@@ -58,12 +58,22 @@ class Relay:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._accept_no_more()
         self.refuse()
         self.reset_all()
         if self._socket is not None:
             self._socket.close()
         async with asyncio.timeout(CLOSE_DEADLINE):
             await self._empty.wait()
+
+    async def _accept_no_more(self) -> None:
+        """asyncio forgets, unclosed, a socket that it has accepted but not handed to us when its server is closed."""
+        if self._server is None:
+            return
+        for sock in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(sock.fileno())
+        for _ in range(3):  # turns of the loop: its task begins, makes the transport, tells us
+            await asyncio.sleep(0)
 
     @property
     def live(self) -> int:

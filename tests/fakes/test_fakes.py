@@ -6,9 +6,11 @@ Only the fakes are tested here, with plain asyncssh and plain sockets; nothing o
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -288,6 +290,20 @@ async def test_a_caller_that_does_not_read_stops_the_sender() -> None:
         assert 0 < sent < 100_000_000
         writer.transport.abort()
     server.close()
+
+
+async def test_a_relay_that_ends_while_callers_come_leaves_none_of_their_sockets() -> None:
+    """A socket that is forgotten is a warning when its memory is taken back, and warnings are errors."""
+    callers = [socket.socket() for _ in range(3)]
+    async with Relay(free_port()) as relay:
+        for caller in callers:
+            caller.setblocking(False)
+            caller.connect_ex(("127.0.0.1", relay.port))
+        for _ in range(2):  # turns of the loop: they are accepted, and nobody has been told
+            await asyncio.sleep(0)
+    for caller in callers:
+        caller.close()
+    gc.collect()
 
 
 async def test_the_relay_as_a_process_obeys_its_stdin_and_ends_with_it() -> None:
