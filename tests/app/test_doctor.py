@@ -441,6 +441,17 @@ async def test_the_command_names_the_broken_link_and_exits_1(world: World) -> No
     assert "default" in err
 
 
+async def test_an_agent_that_the_daemon_is_told_of_and_cannot_ask_is_said(world: World) -> None:
+    """The key of the file serves, so nothing is broken."""
+    gone = str(world.base / "gone")
+    await world.start(SSH_AUTH_SOCK=gone)
+    report = await examined(world)
+    assert report.agent == wire.Agent(gone, "environment", None)
+    assert report.broken is None
+    assert gone in of(report, "key").detail
+    assert "restart it" in of(report, "key").hint
+
+
 async def test_an_agent_that_only_the_shell_sees_is_said(world: World) -> None:
     await world.start()
     process = await world.spawn("doctor", SSH_AUTH_SOCK="/run/user/1000/agent")

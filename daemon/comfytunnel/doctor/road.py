@@ -38,7 +38,7 @@ STEPS = (
 )  # fmt: skip
 SETTLE = 4.0  # seconds for a link that is just being made or doubted: its end is worth more than a second try beside it
 ANSWER_DEADLINE = (
-    5.0  # seconds for the live link and for a websocket's first word; the first takes a round trip or two
+    5.0  # seconds for the live link, and for a websocket's first word; both take a round trip or two
 )
 
 _WEBSOCKET_HINT = (
