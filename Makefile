@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-system check bench clean
+.PHONY: demo test test-system check bench soak clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -27,6 +27,10 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench
+
+# Faults in random order around a daemon that is in use. SOAK_SECONDS (600) and SOAK_SEED are taken from the environment.
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.soak
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
