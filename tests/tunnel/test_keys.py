@@ -195,6 +195,26 @@ async def test_no_key_to_offer_is_not_a_refused_one(
     assert "`agent`" in record.cause.hint
 
 
+async def test_an_agent_that_does_not_sign_is_not_blamed_on_the_host(
+    sshd: Sshd, tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a person says no: this agent must ask before each use, and cannot."""
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setenv("SSH_ASKPASS", "/nonexistent")
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    sshd.set_authorized([key.export_public_key().decode().strip()])
+    async with agent_with(folder=short_path) as agent:
+        async with asyncssh.SSHAgentClient(str(agent)) as client:
+            await client.add_keys([key], confirm=True)
+        async with near(config_for(sshd, tmp_path, 1, identity_files=(), agent=str(agent))) as tunnel:
+            record = await tunnel.phase(Phase.WAITING)
+    assert record.cause is not None
+    assert record.cause.code is Code.KEY_UNREADABLE
+    assert f"does not sign with {key.get_fingerprint()} (agent" in record.cause.message
+    assert record.until is not None
+    assert record.until - record.since == pytest.approx(30)
+
+
 async def test_a_server_that_takes_no_keys_is_not_blamed_on_ours(tmp_path: Path) -> None:
     extra = "PubkeyAuthentication no\nPasswordAuthentication yes"
     async with Sshd(tmp_path, extra=extra) as sshd, near(config_for(sshd, tmp_path, 1)) as tunnel:

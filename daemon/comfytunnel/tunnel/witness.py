@@ -30,6 +30,7 @@ class Witness:
         self.greeting = b""
         self.refusal: Cause | None = None
         self.offers: list[asyncssh.SSHKeyPair] = []  # in the order in which they were offered
+        self.unsigned: list[asyncssh.SSHKeyPair] = []  # the host would take them, the agent does not sign
         self.asked_for_keys = False  # the server takes keys, and has asked at least once
         self.ended = asyncio.Event()
         self.judge: Callable[[asyncssh.SSHKey], Cause | None] = lambda _key: Cause(Code.PROTOCOL_ERROR)
@@ -44,6 +45,19 @@ class Witness:
         self._ears.add(ear)
         ear.add_done_callback(self._ears.discard)
         return ear
+
+    def watch(self, pair: asyncssh.SSHAgentKeyPair) -> None:
+        """Hear of it if the agent does not sign: the host had agreed to the key then, and would be blamed."""
+        sign = pair.sign_async
+
+        async def signing(data: bytes) -> bytes:
+            try:
+                return await sign(data)
+            except ValueError:
+                self.unsigned.append(pair)
+                raise
+
+        setattr(pair, "sign_async", signing)  # noqa: B010 - mypy allows no assignment to a method
 
     def why_ended(self) -> Cause:
         return cause_of(self._error, self, alive=True)
@@ -78,6 +92,8 @@ class Witness:
                     witness.asked_for_keys = True
                     if pair is not None:
                         witness.offers.append(pair)
+                    if isinstance(pair, asyncssh.SSHAgentKeyPair):
+                        witness.watch(pair)
                     return pair
 
                 # Nor does it tell which keys it offers, of files and of the agent; each one is fetched by this method.
@@ -120,6 +136,12 @@ def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = Fal
                 f"none was found that could be offered. {_said(witness)}".strip(),
                 "Name one in `identity_file`. A key with a passphrase needs an agent, and the daemon may not see yours: "
                 "name its socket in `agent`.",
+            )
+        case asyncssh.PermissionDenied() if witness.unsigned:
+            return Cause(
+                Code.KEY_UNREADABLE,
+                f"the host takes it, but the agent does not sign with {offered(witness.unsigned)}.",
+                "Somebody said no, nobody answered, or the agent has nobody to ask. `comfytunnel reconnect` asks again at once.",
             )
         case asyncssh.PermissionDenied():
             return Cause(Code.AUTH_DENIED, _offered(witness) or text)
