@@ -3,21 +3,35 @@
 `/v1` shapes are ours; `/api/v2` shapes (Job, Output, Progress, JobError, Asset, ErrorEnvelope) follow the Comfy API v2 to the
 letter, and what that contract has no place for sits under the extra key `comfytunnel`. Times are aware datetimes in UTC,
 RFC 3339 on the wire. Sizes are bytes. Decoding is lenient towards unknown keys, so that an older client reads a newer
-daemon. Nothing here does I/O.
+daemon. Those of jobs and files stand in wirejobs.py. Nothing here does I/O.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
 
-NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-"""`expires_at` of what is kept for ever."""
-
-TERMINAL = frozenset({"succeeded", "canceled", "failed", "expired"})
-"""The statuses that a job never leaves."""
+from comfytunnel.wirejobs import NEVER as NEVER
+from comfytunnel.wirejobs import TERMINAL as TERMINAL
+from comfytunnel.wirejobs import Asset as Asset
+from comfytunnel.wirejobs import Job as Job
+from comfytunnel.wirejobs import JobCounts as JobCounts
+from comfytunnel.wirejobs import JobError as JobError
+from comfytunnel.wirejobs import JobExtra as JobExtra
+from comfytunnel.wirejobs import JobList as JobList
+from comfytunnel.wirejobs import JobRequest as JobRequest
+from comfytunnel.wirejobs import JobRequestExtra as JobRequestExtra
+from comfytunnel.wirejobs import JobUrls as JobUrls
+from comfytunnel.wirejobs import JobWorkflow as JobWorkflow
+from comfytunnel.wirejobs import Output as Output
+from comfytunnel.wirejobs import OutputExtra as OutputExtra
+from comfytunnel.wirejobs import PreviewEvent as PreviewEvent
+from comfytunnel.wirejobs import Progress as Progress
+from comfytunnel.wirejobs import StatusEvent as StatusEvent
+from comfytunnel.wirejobs import StatusExtra as StatusExtra
+from comfytunnel.wirejobs import WaitsFor as WaitsFor
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -117,16 +131,6 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     counters: Counters
 
 
-class JobCounts(msgspec.Struct, frozen=True):
-    queued: int = 0
-    running: int = 0
-    canceling: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    canceled: int = 0
-    expired: int = 0
-
-
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """`cause` is the daemon's own trouble (a broken config, a broken database); tunnels carry theirs."""
 
@@ -179,163 +183,11 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
-class Progress(msgspec.Struct, frozen=True):
-    """A complete snapshot. `value` is the overall fraction, 0 to 1; `step` of `steps` within the current node."""
-
-    value: float
-    nodes_done: int
-    nodes_total: int
-    current_node: str | None = None
-    current_node_class: str | None = None
-    step: int | None = None
-    steps: int | None = None
-    message: str | None = None
-
-
-class OutputExtra(msgspec.Struct, frozen=True):
-    """`path`: the file on this machine, absolute."""
-
-    path: str
-    sha256: str | None = None
-    cached: bool = False
-
-
-class Output(msgspec.Struct, frozen=True, kw_only=True):
-    """`type`: image, video, audio, text, file, latent. `id` is an asset's."""
-
-    node_id: str
-    name: str
-    type: str
-    content_type: str
-    size_bytes: int
-    id: str
-    hash: str | None
-    url: str
-    url_expires_at: datetime
-    job_id: str | None = None
-    comfytunnel: OutputExtra | None = None
-
-
-class Asset(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that we keep. `expires_at` null: kept for ever."""
-
-    id: str
-    hash: str | None
-    size_bytes: int
-    content_type: str
-    created_at: datetime
-    url: str
-    url_expires_at: datetime
-    file_path: str | None = None
-    expires_at: datetime | None = None
-    job_id: str | None = None
-    comfytunnel: OutputExtra | None = None
-
-
-class JobError(msgspec.Struct, frozen=True):
-    code: str
-    message: str
-    node_id: str | None = None
-    class_type: str | None = None
-    traceback: str | None = None
-
-
-class JobUrls(msgspec.Struct, frozen=True):
-    self: str
-    events: str
-    cancel: str
-
-
-class WaitsFor(msgspec.Struct, frozen=True):
-    """What a job that is not running waits for, since when."""
-
-    code: str
-    message: str
-    since: datetime
-    hint: str = ""
-
-
-class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
-    """`executions`: how often ComfyUI is known to have been given the prompt. `folder`: where the outputs are."""
-
-    revision: int
-    tunnel: str | None = None
-    label: str | None = None
-    priority: int = 0
-    waits_for: WaitsFor | None = None
-    executions: int = 0
-    retry_of: str | None = None
-    folder: str | None = None
-    note: str | None = None
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """`status`: queued, running, succeeded, canceling, canceled, failed, expired."""
-
-    id: str
-    status: str
-    created_at: datetime
-    started_at: datetime | None
-    completed_at: datetime | None
-    expires_at: datetime
-    queue_position: int | None
-    progress: Progress | None
-    outputs: list[Output]
-    error: JobError | None
-    urls: JobUrls
-    metrics: dict[str, int | None] = {}
-    comfytunnel: JobExtra | None = None
-
-
-class JobList(msgspec.Struct, frozen=True):
-    jobs: list[Job]
-    next_cursor: str | None = None
-
-
-class JobWorkflow(msgspec.Struct, frozen=True):
-    workflow: dict[str, Any]
-    format: str = "api"
-
-
-class StatusExtra(msgspec.Struct, frozen=True):
-    waits_for: WaitsFor | None = None
-
-
-class StatusEvent(msgspec.Struct, frozen=True):
-    """SSE `status` under /api/v2."""
-
-    status: str
-    queue_position: int | None = None
-    comfytunnel: StatusExtra | None = None
-
-
-class PreviewEvent(msgspec.Struct, frozen=True):
-    """SSE `preview` under /api/v2: base64, the latest only."""
-
-    node_id: str
-    content_type: str
-    data_base64: str
-
-
 class TunnelEvent(msgspec.Struct, frozen=True):
     """SSE `tunnel` under /v1/events."""
 
     name: str
     tunnel: Tunnel
-
-
-class JobRequestExtra(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a submitter may ask of us. `tunnel`: a name, or null for any. Higher `priority` runs earlier."""
-
-    tunnel: str | None = None
-    label: Annotated[str, msgspec.Meta(max_length=200)] | None = None
-    priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
-
-
-class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    workflow: dict[str, Any]
-    extra_data: dict[str, Any] = {}
-    comfytunnel: JobRequestExtra = JobRequestExtra()
 
 
 class Check(msgspec.Struct, frozen=True):

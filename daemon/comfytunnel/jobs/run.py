@@ -23,22 +23,20 @@ A link that changes in between starts the count again. A POST that a network del
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
-import msgspec
 import structlog
 
 from comfytunnel.comfy.errors import Ambiguous, ComfyError, NotComfyUI, Refused, Unreachable
 from comfytunnel.errors import StateError
 from comfytunnel.jobs import names, outputs
-from comfytunnel.jobs.landing import Trouble
 from comfytunnel.jobs.listener import Listener
 from comfytunnel.jobs.marker import Marker
 from comfytunnel.jobs.meter import Meter
 from comfytunnel.jobs.model import Changes, Failure, Job, Stage, Status, Waits
+from comfytunnel.jobs.patience import Patience
 from comfytunnel.jobs.place import JobsSettings, Place
 from comfytunnel.jobs.reading import judged, rejected
 from comfytunnel.jobs.store import Store
@@ -47,19 +45,15 @@ from comfytunnel.workflow.graph import parse_api_graph
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-
 INVALID = (400, 413, 422)
 """ComfyUI's definite no to a workflow. Any other refusal says nothing about the workflow, so the job waits."""
 HINTED = 0.02
 """Seconds before the next look when the websocket has said that the job ended and history did not know yet."""
-RETRY_MIN = 0.25
-"""Seconds of the first pause after trouble; each further one is twice as long."""
 CANCEL_AGAIN = 1.0
 """Seconds between two interrupts: about 2 % are acknowledged and lost (measured)."""
 
 
-class Run:
+class Run(Patience):
     """One job on its way at one place. `wake` makes it look at once; `left` is set once its submission is settled."""
 
     def __init__(
@@ -75,23 +69,16 @@ class Run:
         now: Callable[[], datetime],
         changed: Callable[[], None],
     ) -> None:
+        super().__init__(place, marker, settings, now=now, changed=changed)
         self.job = job
         self.meter: Meter | None = None
-        self.waits: Waits | None = None
-        self.wake = asyncio.Event()
         self.left = asyncio.Event()
         self.hinted = False
-        self._place = place
         self._client = place.client
         self._store = store
-        self.settings = settings
-        self._marker = marker
         self._listener = listener
         self._client_id = client_id
-        self._now = now
-        self._changed = changed
         self._refused = False
-        self._troubles = 0
 
     def note(self, job: Job) -> None:
         """Take up a newer state of the job, whoever made it."""
@@ -304,53 +291,7 @@ class Run:
             self.meter.fetching(done, total)
         self._changed()
 
-    # --- waiting ----------------------------------------------------------------------------------------------------
-
-    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do `work` again until it goes through: trouble with the road, our disk or our database never fails a job."""
-        while True:
-            try:
-                return await work()
-            except (ComfyError, StateError, Trouble) as error:
-                await self._trouble(error)
-
-    async def _trouble(self, error: ComfyError | StateError | Trouble) -> None:
-        """Say what is wrong and wait a moment, longer each time."""
-        self._doubt(error)
-        self._troubles += 1
-        self.wake.clear()
-        await self._pause(min(RETRY_MIN * 2 ** min(self._troubles - 1, 10), self.settings.retry_max))
-
-    def _doubt(self, error: ComfyError | StateError | Trouble) -> None:
-        """Say what is wrong; if it is not ours, have ComfyUI looked at."""
-        if isinstance(error, ComfyError):
-            self._marker.doubt()
-            self._place.doubted()
-            self._wait_for(Waits("no_answer", f"ComfyUI did not answer: {error.message}.", error.hint))
-        elif isinstance(error, StateError):
-            log.warning("state", job=self.job.id, why=error.message)
-            self._wait_for(Waits(error.code_on_wire, error.message, error.hint))
-        else:
-            self._wait_for(Waits(error.code, error.message, error.hint))
-
-    async def _gate_open(self) -> int:
-        """The number of the link, once there is one and ComfyUI serves."""
-        gate = self._place.gate.value
-        if not gate.open:
-            self._wait_for(gate.why or Waits("not_serving", "The tunnel or ComfyUI is not there."))
-            gate = await self._place.gate.until(lambda gate: gate.open)
-            self._settle_down()
-        assert gate.link is not None
-        return gate.link
-
-    async def _pause(self, seconds: float) -> bool:
-        """Wait; True if somebody woke us."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.wake.wait()
-        except TimeoutError:
-            return False
-        return True
+    # --- written --------------------------------------------------------------------------------------------------------
 
     def _at(self, stage: Stage) -> bool:
         return self.job.stage is stage
@@ -364,17 +305,6 @@ class Run:
         after = after or await self._store.get(self.job.id)
         if after is not None:
             self.note(after)
-
-    def _wait_for(self, waits: Waits) -> None:
-        if self.waits is None or self.waits.code != waits.code:
-            self.waits = msgspec.structs.replace(waits, since=waits.since or self._now())
-            self._changed()
-
-    def _settle_down(self) -> None:
-        self._troubles = 0
-        if self.waits is not None:
-            self.waits = None
-            self._changed()
 
     def _say(self, before: Job) -> None:
         """The canonical line of a job: one at each stage, all there is to know at the end."""

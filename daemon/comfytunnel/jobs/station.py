@@ -18,8 +18,9 @@ from comfytunnel.jobs.line import Line
 from comfytunnel.jobs.listener import Listener
 from comfytunnel.jobs.marker import Marker
 from comfytunnel.jobs.model import ACTIVE, Failure, Job, Stage, Status, Waits
+from comfytunnel.jobs.patience import RETRY_MIN
 from comfytunnel.jobs.place import JobsSettings, Place
-from comfytunnel.jobs.run import RETRY_MIN, Run
+from comfytunnel.jobs.run import Run
 from comfytunnel.jobs.store import Store
 from comfytunnel.jobs.verdict import ended
 

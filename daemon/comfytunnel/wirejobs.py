@@ -1,0 +1,179 @@
+"""The JSON of jobs and files: the shapes of the Comfy API v2, what sits under `comfytunnel` in them, and what may be asked for.
+
+Part of wire.py, which passes every name on: readers import them from there. The contract to the letter; nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+
+NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""`expires_at` of what is kept for ever."""
+
+TERMINAL = frozenset({"succeeded", "canceled", "failed", "expired"})
+"""The statuses that a job never leaves."""
+
+
+class JobCounts(msgspec.Struct, frozen=True):
+    queued: int = 0
+    running: int = 0
+    canceling: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    canceled: int = 0
+    expired: int = 0
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """A complete snapshot. `value` is the overall fraction, 0 to 1; `step` of `steps` within the current node."""
+
+    value: float
+    nodes_done: int
+    nodes_total: int
+    current_node: str | None = None
+    current_node_class: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    message: str | None = None
+
+
+class OutputExtra(msgspec.Struct, frozen=True):
+    """`path`: the file on this machine, absolute."""
+
+    path: str
+    sha256: str | None = None
+    cached: bool = False
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """`type`: image, video, audio, text, file, latent. `id` is an asset's."""
+
+    node_id: str
+    name: str
+    type: str
+    content_type: str
+    size_bytes: int
+    id: str
+    hash: str | None
+    url: str
+    url_expires_at: datetime
+    job_id: str | None = None
+    comfytunnel: OutputExtra | None = None
+
+
+class Asset(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that we keep. `expires_at` null: kept for ever."""
+
+    id: str
+    hash: str | None
+    size_bytes: int
+    content_type: str
+    created_at: datetime
+    url: str
+    url_expires_at: datetime
+    file_path: str | None = None
+    expires_at: datetime | None = None
+    job_id: str | None = None
+    comfytunnel: OutputExtra | None = None
+
+
+class JobError(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+    node_id: str | None = None
+    class_type: str | None = None
+    traceback: str | None = None
+
+
+class JobUrls(msgspec.Struct, frozen=True):
+    self: str
+    events: str
+    cancel: str
+
+
+class WaitsFor(msgspec.Struct, frozen=True):
+    """What a job that is not running waits for, since when."""
+
+    code: str
+    message: str
+    since: datetime
+    hint: str = ""
+
+
+class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
+    """`executions`: how often ComfyUI is known to have been given the prompt. `folder`: where the outputs are."""
+
+    revision: int
+    tunnel: str | None = None
+    label: str | None = None
+    priority: int = 0
+    waits_for: WaitsFor | None = None
+    executions: int = 0
+    retry_of: str | None = None
+    folder: str | None = None
+    note: str | None = None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """`status`: queued, running, succeeded, canceling, canceled, failed, expired."""
+
+    id: str
+    status: str
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    expires_at: datetime
+    queue_position: int | None
+    progress: Progress | None
+    outputs: list[Output]
+    error: JobError | None
+    urls: JobUrls
+    metrics: dict[str, int | None] = {}
+    comfytunnel: JobExtra | None = None
+
+
+class JobList(msgspec.Struct, frozen=True):
+    jobs: list[Job]
+    next_cursor: str | None = None
+
+
+class JobWorkflow(msgspec.Struct, frozen=True):
+    workflow: dict[str, Any]
+    format: str = "api"
+
+
+class StatusExtra(msgspec.Struct, frozen=True):
+    waits_for: WaitsFor | None = None
+
+
+class StatusEvent(msgspec.Struct, frozen=True):
+    """SSE `status` under /api/v2."""
+
+    status: str
+    queue_position: int | None = None
+    comfytunnel: StatusExtra | None = None
+
+
+class PreviewEvent(msgspec.Struct, frozen=True):
+    """SSE `preview` under /api/v2: base64, the latest only."""
+
+    node_id: str
+    content_type: str
+    data_base64: str
+
+
+class JobRequestExtra(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a submitter may ask of us. `tunnel`: a name, or null for any. Higher `priority` runs earlier."""
+
+    tunnel: str | None = None
+    label: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
+
+
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    workflow: dict[str, Any]
+    extra_data: dict[str, Any] = {}
+    comfytunnel: JobRequestExtra = JobRequestExtra()
