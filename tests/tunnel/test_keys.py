@@ -108,6 +108,31 @@ async def test_an_encrypted_key_is_used_through_the_agent(
             assert (await tunnel.call()).endswith(b"hello")
 
 
+async def test_a_file_that_ssh_config_names_and_that_is_not_there_is_passed_over(
+    sshd: Sshd, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text(
+        f"Host *\n  IdentityFile {tmp_path}/gone\n  IdentityFile {sshd.client_key}\n"
+    )
+    settings = config_for(sshd, tmp_path, 1, identity_files=(), ssh_config=tmp_path / "config")
+    async with near(settings) as tunnel:
+        await tunnel.up()
+
+
+async def test_the_agent_is_asked_although_the_only_file_that_ssh_config_names_is_not_there(
+    sshd: Sshd, tmp_path: Path, short_path: Path
+) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    sshd.set_authorized([key.export_public_key().decode().strip()])
+    (tmp_path / "config").write_text(f"Host *\n  IdentityFile {tmp_path}/gone\n")
+    settings = config_for(sshd, tmp_path, 1, identity_files=(), ssh_config=tmp_path / "config")
+    async with (
+        agent_with(key, folder=short_path) as socket_path,
+        near(replace(settings, agent=str(socket_path))) as tunnel,
+    ):
+        await tunnel.up()
+
+
 async def test_an_agent_that_is_gone_does_not_stop_a_plain_key(sshd: Sshd, tmp_path: Path) -> None:
     async with (
         service(hello) as port,

@@ -34,6 +34,11 @@ def check(files: Sequence[Path], *, has_agent: bool) -> list[str]:
     return [str(path) for path in files if not _is_encrypted(path, has_agent=has_agent)]
 
 
+def there(names: Sequence[str]) -> list[str]:
+    """Of the files that ssh_config names, those that exist, or whose public half does: ssh passes over the others without a word."""
+    return [name for name in names if any(Path(f"{name}{end}").expanduser().exists() for end in ("", ".pub"))]
+
+
 def _is_encrypted(path: Path, *, has_agent: bool) -> bool:
     try:
         mode = path.stat().st_mode

@@ -56,6 +56,7 @@ def _from_files(config: TunnelConfig, target: Target) -> Sequence[asyncssh.SSHKe
         **target.way,
         username=config.user or (),
         client_keys=target.client_keys,
+        ignore_encrypted=True,
         agent_path=None,
         known_hosts=None,
         x509_trusted_certs=None,

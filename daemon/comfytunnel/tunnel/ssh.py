@@ -103,6 +103,7 @@ class SshOpener:
                     x509_trusted_cert_paths=None,
                     server_host_key_algs=target.algorithms,
                     client_keys=target.client_keys,
+                    ignore_encrypted=True,  # left to the agent
                     agent_path=target.agent.socket,
                     agent_forwarding=False,
                     x11_forwarding=False,

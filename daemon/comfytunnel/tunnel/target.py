@@ -106,9 +106,18 @@ def _read(config: TunnelConfig, *, with_keys: bool) -> Target:
     agent = _agent(config, options)
     if not with_keys:
         return Target(way, options, name, known, agent)
-    files = keys.check(config.identity_files, has_agent=agent.socket is not None)
-    nothing = None if config.identity_files and agent.socket is None else ()
-    return Target(way, options, name, known, agent, files or nothing)
+    return Target(way, options, name, known, agent, _client_keys(config, options, agent))
+
+
+def _client_keys(
+    config: TunnelConfig, options: asyncssh.SSHClientConnectionOptions, agent: Agent
+) -> list[str] | tuple[()] | None:
+    if config.identity_files:
+        files = keys.check(config.identity_files, has_agent=agent.socket is not None)
+        return files or (None if agent.socket is None else ())
+    named: Any = options.config.get("IdentityFile", ())
+    found = keys.there(named)
+    return found if len(found) < len(named) else ()  # an empty list is the agent and the default names
 
 
 def _agent(config: TunnelConfig, options: asyncssh.SSHClientConnectionOptions) -> Agent:
