@@ -8,10 +8,10 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from comfytunnel.tunnel.channels import WINDOW_BUDGET
 from comfytunnel.tunnel.machine import Policy
 from comfytunnel.tunnel.ssh import SshLink
 from comfytunnel.tunnel.state import Code
+from comfytunnel.tunnel.window import BUDGET, LEAST
 from tests.tunnel.conftest import (
     DEADLINE,
     Near,
@@ -58,7 +58,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def all_gone(tunnel: Near) -> None:
+async def all_gone(tunnel: Near, *, budget: int = BUDGET) -> None:
     """No caller is left, no channel but the spares, no task, and the windows' budget is whole."""
     await becomes(lambda: tunnel.door.open_callers == 0, "no caller is left")
     view = tunnel.driver.view.value
@@ -73,7 +73,7 @@ async def all_gone(tunnel: Near) -> None:
         return f"only spares are left; {len(channels._spares)} spares, channels: {told}"
 
     await becomes(lambda: len(channels._conn._channels) == len(channels._spares), states)
-    assert channels._budget == WINDOW_BUDGET - sum(spare.window for spare in channels._spares)
+    assert channels.flow.free == budget - LEAST * len(channels._spares)
     await becomes(
         lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "t/caller"],
         "no task of a caller is left",

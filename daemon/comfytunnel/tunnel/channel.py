@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import asyncssh
 
+from comfytunnel.tunnel.flow import Flow
+from comfytunnel.tunnel.inside import grant, take_window
 from comfytunnel.tunnel.link import Sink
 
 if TYPE_CHECKING:
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 class Session(asyncssh.SSHTCPSession[bytes]):
     """One channel as asyncssh sees it. Reading is paused until somebody adopts it and resumes."""
 
-    def __init__(self, channels: Channels, window: int) -> None:
-        self.window = window
+    def __init__(self, channels: Channels, flow: Flow) -> None:
+        self.meter = flow.meter()
+        self._flow = flow
         self._channels = channels
         self._chan: asyncssh.SSHTCPChannel[bytes] | None = None
         self._sink: Sink | None = None
@@ -43,6 +46,7 @@ class Session(asyncssh.SSHTCPSession[bytes]):
         """Give the channel to `sink`, which also hears of an end that came between the confirmation and now."""
         assert self._chan is not None
         self._sink = sink
+        self._flow.greet(self.meter)
         loop = asyncio.get_running_loop()
         if self._ended:
             loop.call_soon(sink.eof_received)
@@ -57,11 +61,14 @@ class Session(asyncssh.SSHTCPSession[bytes]):
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
         self._chan = chan
         chan.pause_reading()
+        take_window(chan)
+        self.meter.grant = partial(grant, chan)
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         if self._sink is not None:
             self._channels.waiting.heard(self, len(data))
             self._sink.data_received(data)
+        self._flow.passed_on(self.meter, len(data))
 
     def eof_received(self) -> bool:
         self._ended = True

@@ -1,9 +1,8 @@
-"""The channels of one connection: opening them, the spares that are opened ahead, and the windows they may use.
+"""The channels of one connection: opening them, the spares that are opened ahead, and the line of those who wait.
 
 A spare is a confirmed channel that nobody uses yet: a caller who takes one saves a round trip. Receive windows come out of one
-budget, because a hostile far side can fill every window that it was given; when it is spent, callers wait in line. What an
-opening yields goes to whoever has waited longest: one that its caller no longer waits for serves another, becomes a spare, or
-is closed when it is confirmed (asyncssh#823: otherwise it would leak).
+budget (flow.py); when it is spent, callers wait in line. What an opening yields goes to whoever has waited longest: one that its
+caller no longer waits for serves another, becomes a spare, or is closed when it is confirmed (asyncssh#823: otherwise it would leak).
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import asyncssh
@@ -18,16 +18,14 @@ import asyncssh
 from comfytunnel.config import Endpoint, Tcp
 from comfytunnel.tunnel.channel import Session, SshChannel
 from comfytunnel.tunnel.dial import hung_up
+from comfytunnel.tunnel.flow import Flow
+from comfytunnel.tunnel.inside import answer
 from comfytunnel.tunnel.link import TEXT_LIMIT, ChannelRefused, LinkError, Sink
 from comfytunnel.tunnel.state import Cause, Code
 from comfytunnel.tunnel.waiting import Waiting
+from comfytunnel.tunnel.window import LEAST
 
 T = TypeVar("T")
-
-WINDOW = 8 << 20  # bytes; 41 MB/s at 104 ms round trip, measured, where OpenSSH's 2 MiB give 18.9
-WINDOW_LEAST = 256 << 10  # bytes; never less, or a channel crawls
-WINDOW_BUDGET = 64 << 20  # bytes over all channels of a link, those not confirmed yet among them
-WINDOW_CROWD = 32 << 20  # bytes of it for windows of the least size: 128 callers, beside a few quick ones
 
 
 class Channels:
@@ -54,14 +52,14 @@ class Channels:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._refilling: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[float] | None = None
-        self._budget = WINDOW_BUDGET
+        self.flow = Flow(partial(answer, conn), self._spawn, self._serve_line)
         self.dead = False
         self.rtt: float | None = None
 
     @property
     def full(self) -> bool:
         """See link.Link.full."""
-        return not self._spares and not self._has_room
+        return not self._spares and not self.flow.has_room
 
     async def open(self, sink: Sink) -> SshChannel:
         """See link.Link.open. A connection whose end the kernel knows already, and asyncio not yet, takes no caller any more."""
@@ -69,10 +67,10 @@ class Channels:
             raise LinkError(Cause(Code.CONNECTION_LOST))
         while self._spares:
             session = self._spares.popleft()
-            if session.usable and session.window >= self._next_window:
+            if session.usable:
                 self._refill()
                 return session.adopt(sink)
-            session.abort()  # ended, or opened in a crowd that has gone: a download through it would crawl
+            session.abort()
         session = await self._wait_in_line()
         self._refill()
         return session.adopt(sink)
@@ -83,8 +81,8 @@ class Channels:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            session = await (self._begin() if self._budget >= WINDOW_LEAST else self._wait_in_line())
-            if self._budget >= WINDOW_LEAST:
+            session = await (self._begin() if self.flow.free >= LEAST else self._wait_in_line())
+            if self.flow.free >= LEAST:
                 self._keep(session)
             else:
                 session.abort()  # the next question needs its window
@@ -122,23 +120,13 @@ class Channels:
 
     # --- opening ----------------------------------------------------------------------------------------------------
 
-    @property
-    def _has_room(self) -> bool:
-        """Whether a caller may begin an opening. One least window is kept for the question whether the link lives."""
-        return self._budget >= 2 * WINDOW_LEAST
-
-    @property
-    def _next_window(self) -> int:
-        """Bytes: all or little, so that one spare is as good as another as long as there is no crowd."""
-        return WINDOW if self._budget - WINDOW >= WINDOW_CROWD else WINDOW_LEAST
-
     async def _wait_in_line(self) -> Session:
         if self.dead:
             raise LinkError(self._why_ended())
         turn: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         self._line.append(turn)
         self.waiting.spoke(turn)
-        if self._has_room:
+        if self.flow.has_room:
             self._begin_for_caller()
         try:
             return await turn
@@ -159,9 +147,7 @@ class Channels:
         return None
 
     def _begin(self) -> asyncio.Task[Session]:
-        session = Session(self, self._next_window)
-        self._budget -= session.window
-        opening = self._spawn(self._open_channel(session))
+        opening = self._spawn(self._open_channel(Session(self, self.flow)))
         self._openings.add(opening)
         opening.add_done_callback(self._openings.discard)
         return opening
@@ -182,20 +168,20 @@ class Channels:
 
     def _serve_line(self) -> None:
         """A window may have come free: begin for those who have had to wait for one."""
-        while not self.dead and self._has_room and len(self._openings) < len(self._line):
+        while not self.dead and self.flow.has_room and len(self._openings) < len(self._line):
             self._begin_for_caller()
 
     async def _open_channel(self, session: Session) -> Session:
+        loop = asyncio.get_running_loop()
+        started, quiet = loop.time(), self.flow.quiet
         factory: Any = lambda: session  # noqa: E731 - asyncssh has one type for each kind of socket, and we have one for both
         try:
             if isinstance(self._remote, Tcp):
                 await self._conn.create_connection(
-                    factory, self._remote.host, self._remote.port, window=session.window
+                    factory, self._remote.host, self._remote.port, window=LEAST
                 )
             else:
-                await self._conn.create_unix_connection(
-                    factory, str(self._remote.path), window=session.window
-                )
+                await self._conn.create_unix_connection(factory, str(self._remote.path), window=LEAST)
         except asyncssh.ChannelOpenError as error:
             if self.dead or self._conn.is_closed():
                 raise LinkError(self._why_ended()) from error
@@ -207,7 +193,9 @@ class Channels:
             raise LinkError(self._why_ended()) from error
         finally:
             if not session.opened:
-                self._budget += session.window
+                self.flow.release(session.meter)
+        if quiet and self.flow.quiet:
+            self.flow.rested(loop.time() - started)
         return session
 
     # --- spares -----------------------------------------------------------------------------------------------------
@@ -235,7 +223,7 @@ class Channels:
         for _ in range(
             2 * self._wanted_spares
         ):  # some may be taken meanwhile; what closes each at once is not chased
-            if len(self._spares) >= self._wanted_spares or not self._has_room:
+            if len(self._spares) >= self._wanted_spares or not self.flow.has_room:
                 return
             self._keep(await self._begin())
 
@@ -248,5 +236,4 @@ class Channels:
 
     def session_lost(self, session: Session) -> None:
         """A channel is closed for good."""
-        self._budget += session.window
-        self._serve_line()
+        self.flow.release(session.meter)
