@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,7 @@ import asyncssh
 from comfytunnel.config import TunnelConfig
 from comfytunnel.tunnel.dial import Resolver, dial
 from comfytunnel.tunnel.hostkeys import Known, Verdict, fingerprint
+from comfytunnel.tunnel.jumps import way_through
 from comfytunnel.tunnel.link import LinkError
 from comfytunnel.tunnel.state import Cause, Code
 from comfytunnel.tunnel.target import Survey, Target
@@ -85,9 +87,9 @@ async def host_key(target: Target, sock: socket.socket | None) -> asyncssh.SSHKe
     """The key that the host shows, over `sock` or over a way of asyncssh's own; the connection is closed then. The caller sets the
     deadline. Raises LinkError or OSError."""
     try:
-        key = await asyncssh.get_server_host_key(
-            **target.way, sock=sock, server_host_key_algs=target.algorithms
-        )
+        async with AsyncExitStack() as jumps:
+            way = await way_through(target, jumps)
+            key = await asyncssh.get_server_host_key(**way, sock=sock, server_host_key_algs=target.algorithms)
     except asyncssh.Error as error:
         raise LinkError(cause_of(error, Witness())) from error
     if key is None:

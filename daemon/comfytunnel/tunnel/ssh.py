@@ -18,8 +18,9 @@ import asyncssh
 
 from comfytunnel.config import TunnelConfig
 from comfytunnel.tunnel.channels import Channels
-from comfytunnel.tunnel.dial import Resolver, dial, reset_on_close
+from comfytunnel.tunnel.dial import Resolver, dial
 from comfytunnel.tunnel.hostkeys import HostKeys
+from comfytunnel.tunnel.jumps import end, way_through
 from comfytunnel.tunnel.link import Channel, Facts, LinkError, Sink
 from comfytunnel.tunnel.outgoing import outgoing
 from comfytunnel.tunnel.state import Cause, Code
@@ -28,9 +29,7 @@ from comfytunnel.tunnel.waiting import Waiting
 from comfytunnel.tunnel.witness import Witness, cause_of
 
 HANDSHAKE_DEADLINE = 15.0  # seconds from TCP to a judged host key: six round trips of a bad satellite line
-JUMP_DEADLINE = 30.0  # seconds for one jump host, from TCP to logged in
 LOGIN_DEADLINE = 90.0  # seconds for authentication and the first channel: an agent may ask a person
-_CLOSE_DEADLINE = 1.0  # seconds for asyncssh to take itself apart after an abort, which sends nothing
 _LOOKS = 4  # in the time that a question has, how often we see what the line takes
 _CONFIRM_GRACE = 0.05  # seconds from the first byte of an answer to its being understood
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"  # first: AES-NI does 1.4 times chacha20 here
@@ -80,9 +79,7 @@ class SshOpener:
     async def _connect(self, witness: Witness, jumps: AsyncExitStack) -> asyncssh.SSHClientConnection:
         config = self._config
         target = await self._survey.target()
-        options, way = target.options, target.way
-        if isinstance(options.tunnel, str) and options.tunnel:
-            way = {**way, "tunnel": await _jump(options.tunnel, way["config"], jumps)}
+        options, way = target.options, await way_through(target, jumps)
         sock = await dial(options.host, options.port, self._resolver) if target.direct else None
         witness.authorities = target.known.authorities
         witness.judge = partial(self._host_keys.judge, target.name)
@@ -130,42 +127,6 @@ class SshOpener:
             raise
         finally:
             witness.on_host_key = lambda: None  # each rekeying shows the host key again
-
-
-async def _jump(
-    hops: str, ssh_config: list[str] | None, jumps: AsyncExitStack
-) -> asyncssh.SSHClientConnection | None:
-    """The connection to the last of the jump hosts "[user@]host[:port],...", each with the keys and known_hosts that ssh would
-    use for it; `jumps` ends them all. asyncssh would do it by itself, but leaves them open when it is cancelled on the way."""
-    jump: asyncssh.SSHClientConnection | None = None
-    for hop in hops.split(","):
-        user, _, place = hop.rpartition("@")
-        host, colon, port = place.rpartition(":")
-        async with asyncio.timeout(JUMP_DEADLINE):
-            jump = await asyncssh.connect(
-                (host if colon else port).strip("[]"),
-                int(port) if colon else (),
-                username=user or (),
-                tunnel=jump or (),
-                config=ssh_config,
-                agent_forwarding=False,
-                compression_algs=["none"],
-            )
-        jumps.push_async_callback(_end, jump)
-    return jump
-
-
-async def _end(conn: asyncssh.SSHClientConnection) -> None:
-    """Abort the connection; unsent bytes die with it."""
-    sock = conn.get_extra_info("socket")
-    if sock is not None and sock.fileno() >= 0:
-        reset_on_close(sock)
-    conn.abort()
-    try:
-        async with asyncio.timeout(_CLOSE_DEADLINE):
-            await conn.wait_closed()
-    except TimeoutError:
-        return  # the socket is closed; what is left is memory that goes with the object
 
 
 class SshLink:
@@ -282,4 +243,4 @@ class SshLink:
     async def abort(self) -> None:
         """End the link now; unsent bytes die with it."""
         self._channels.reset()
-        await _end(self._conn)
+        await end(self._conn)
