@@ -9,7 +9,7 @@ import pytest
 
 from comfytunnel.tunnel.machine import Policy
 from comfytunnel.tunnel.outgoing import NOTHING, Outgoing, outgoing
-from comfytunnel.tunnel.waiting import GIVEN_UP, MORE, Waiting
+from comfytunnel.tunnel.waiting import GIVEN_UP, MORE, PAUSED, Waiting
 from tests.fakes.relay import Relay
 from tests.fakes.sshd import Sshd
 from tests.tunnel.callers import GET, MEGABYTE, connected, echoed
@@ -52,6 +52,25 @@ def test_a_piece_of_a_transfer_makes_one_wait_for_the_next(clock: Clock) -> None
     waiting.heard("a", MORE)
     assert waiting.since() == 100.0
     waiting.heard("a", MORE - 1)
+    assert waiting.since() is None
+
+
+def test_a_transfer_that_pauses_for_long_is_over_whatever_its_last_piece_was(clock: Clock) -> None:
+    """A kept-alive connection after a download must not be asked about every second for two minutes."""
+    waiting = Waiting(clock)
+    waiting.spoke("a")
+    waiting.heard("a", MORE)
+    clock.now += PAUSED
+    assert waiting.since() == 100.0
+    clock.now += 1
+    assert waiting.since() is None
+    waiting.begun.clear()
+    waiting.heard("a", MORE)
+    assert waiting.begun.is_set()
+    waiting.spoke("a")
+    clock.now += PAUSED + 1
+    assert waiting.since() is not None, "it has asked for something since"
+    waiting.done("a")
     assert waiting.since() is None
 
 
