@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import stat
 import subprocess
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from comfytunnel.tunnel import knownhosts
 from comfytunnel.tunnel.hostkeys import HostKeys
-from comfytunnel.tunnel.knownhosts import line_of, replace, without
+from comfytunnel.tunnel.knownhosts import append, line_of, replace, without
 from tests.tunnel.test_hostkeys import ECDSA, KEY, NAME, OTHER, RSA, line
 
 OLD, NEW = KEY, OTHER
@@ -217,6 +218,22 @@ def test_where_nothing_has_to_go_a_line_is_added_and_no_backup_made(text: str | 
     assert replace(path, NAME, NEW).backup is None
     assert path.read_text() == (f"{text}\n" if text else "") + line(NAME, NEW)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_half_a_line_is_no_line_and_said(place: Path) -> None:
+    """A full disk takes the beginning: a key that is not recorded whole could not be compared the next time."""
+    path = place / "known_hosts"
+    path.write_text(line("other.example", OLD))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            append(path, line(NAME, NEW))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    append(path, line(NAME, NEW))
+    lines = path.read_text().splitlines(keepends=True)
+    assert (lines[0], lines[-1]) == (line("other.example", OLD), line(NAME, NEW))
 
 
 def at_the_step(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None]) -> None:

@@ -118,7 +118,10 @@ def append(path: Path, text: str) -> None:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
             data = b"\n" + data  # an editor left the last line open
-        os.write(handle, data)  # one write to an O_APPEND file: two daemons and an ssh do not mix their lines
+        # One write to an O_APPEND file: two daemons and an ssh do not mix their lines. What a full disk cut short stays there: it is
+        # no line that anybody can read, and to take it back might take another's with it.
+        if os.write(handle, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(handle)
     finally:
         os.close(handle)
