@@ -146,6 +146,20 @@ async def test_a_changed_host_key_halts_and_a_mended_known_hosts_goes_on(world: 
     await world.ask(lambda: world.client.wait(timeout=DEADLINE))
 
 
+async def test_a_known_hosts_that_is_mended_without_a_new_time_goes_on_too(world: World) -> None:
+    """A copy that keeps times, and the chmod that our hint asks for, leave the time of the text as it was."""
+    await world.start()
+    world.remote.change_host_key()
+    world.remote.cut()
+    await world.until(lambda: world.client.tunnel("default"), lambda found: found.phase == "halted")
+    known = world.base / "known_hosts"
+    before = known.stat()
+    known.write_text(world.remote.known_hosts_line + "\n")
+    os.utime(known, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert known.stat().st_size == before.st_size
+    await world.ask(lambda: world.client.wait(timeout=DEADLINE))
+
+
 async def test_a_broken_config_in_the_foreground_is_named_and_exits_2(world: World) -> None:
     world.config.write_text('[tunnels.default]\nhots = "example"\n')
     code, _, err = await world.run("daemon")
