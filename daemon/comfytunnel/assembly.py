@@ -226,7 +226,8 @@ class Assembly:
             found = self.config.known_hosts.stat()
         except OSError:
             return None
-        return found.st_ctime_ns, found.st_ino  # not mtime: a chmod may be the answer, and a copy may keep times
+        # Not the time of its text: a chmod may be the answer, and a copy may keep times.
+        return found.st_ctime_ns, found.st_ino
 
     def _open_gate(self) -> None:
         """Jobs may pass when the link is up, the port is ours and ComfyUI serves. While another program has the port, ComfyUI is
