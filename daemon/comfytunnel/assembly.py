@@ -54,7 +54,7 @@ _ENDPOINT = (
     "proxy_jump", "proxy_command", "remote", "spares",
 )  # fmt: skip
 """Settings that concern the link: the door stays open when they change."""
-_RULES = ("allowed_hosts", "allowed_origins", "allow_other_users")
+_CALLERS = ("allowed_hosts", "allowed_origins", "allow_other_users", "hold")
 """Settings that concern callers to come: nobody is disturbed when they change."""
 
 
@@ -162,10 +162,10 @@ class Assembly:
             for name in config.__dataclass_fields__
             if getattr(config, name) != getattr(self.config, name)
         }
-        if not changed <= {*_ENDPOINT, *_RULES, "keepalive_interval"}:
+        if not changed <= {*_ENDPOINT, *_CALLERS, "keepalive_interval"}:
             return False
         self.config = config
-        self._door.rules = _rules(config)
+        self._door.rules, self._door.hold = _rules(config), config.hold
         self._driver.aim(self._opener(config), _policy(config))
         if changed & set(_ENDPOINT):
             self._ssh = wire.Ssh(host=config.host, port=config.port, user=config.user)

@@ -10,6 +10,8 @@ import stat
 import sys
 from pathlib import Path
 
+import pytest
+
 from comfytunnel.client import Client
 from comfytunnel.demo.remote import Remote
 from tests.app.world import DEADLINE, World, workflow
@@ -202,6 +204,26 @@ async def test_reload_moves_to_another_endpoint_while_the_port_stays_open(world:
         assert code == 2
         assert "config.toml" in err
         assert (await world.fetch())[0] == 200, "a broken config changes nothing"
+
+
+async def test_what_only_callers_to_come_are_concerned_with_disturbs_nobody(world: World) -> None:
+    await world.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    writer.write(WEBSOCKET)
+    assert b"101" in await reader.readline()
+    world.write_config(hold=1, keepalive_interval=20, allowed_hosts=["box.example"])
+    assert (await world.ask(world.client.reload))["changed"] == ["default"]
+    tunnel = await world.ask(lambda: world.client.tunnel("default"))
+    assert (tunnel.counters.links, tunnel.counters.lost) == (1, 0)
+    assert tunnel.counters.channels >= 1, "the open call goes on"
+    world.remote.refuse_connections = True
+    world.remote.cut()
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    began = asyncio.get_running_loop().time()
+    assert (await world.fetch())[0] == 503
+    assert asyncio.get_running_loop().time() - began < 10.0, "and not the 30 s of before"
+    writer.close()
 
 
 async def test_sighup_reloads(world: World) -> None:

@@ -87,11 +87,11 @@ async def test_without_a_manager_a_stopped_daemon_leaves_neither_port_nor_file(w
 
 
 async def test_a_reload_that_builds_a_tunnel_anew_refuses_nobody(world: World) -> None:
-    """`hold` belongs to the door: the door is another, the port is the same."""
+    """The door is another, the port is the same."""
     await world.start()
     async with Stream(to_port(world.port)) as stream:
         await stream.serves(3)
-        world.write_config(hold=20)
+        world.write_config(listen=f"127.0.0.1:{world.port}")
         assert (await world.ask(world.client.reload))["changed"] == ["default"]
         await stream.serves(3)
     assert stream.count()["refused"] == 0

@@ -72,9 +72,11 @@ class Door:
         rules: Rules = STRICT,
     ) -> None:
         self.name = name
-        self.rules = rules  # may be replaced at any time: it counts for callers that come after
-        self.view = view
+        self.rules = (
+            rules  # this and `hold` may be replaced at any time: they count for callers that come after
+        )
         self.hold = hold
+        self.view = view
         self.tally = Tally()
         self.bulk_at = float("-inf")
         self.sockets = SocketTable()
