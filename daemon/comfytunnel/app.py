@@ -24,6 +24,7 @@ from comfytunnel.api.listen import Lock, control_socket
 from comfytunnel.api.server import Server
 from comfytunnel.errors import ConfigError
 from comfytunnel.history import History
+from comfytunnel.jobs.assets import Assets
 from comfytunnel.jobs.scheduler import JobsSettings, Scheduler
 from comfytunnel.jobs.store import Store
 from comfytunnel.notify import Notifier
@@ -115,9 +116,12 @@ class _Daemon:
         world = World(goodbye=self._before_sleep, on_wake=lambda: self._scheduler.sleep(asleep=False))
         self._tunnels = Roster(self._scheduler, world, self._listeners, group, self._history.add)
         self._store = store
+        assets = Assets(store)
+        await assets.open()
         context = Context(
             tunnels=self._tunnels,
             store=store,
+            assets=assets,
             scheduler=self._scheduler,
             outages=self._history,
             reload=self.reload,
@@ -138,6 +142,7 @@ class _Daemon:
             self._notifier.ready()
             others = [
                 group.create_task(self._scheduler.run(), name="jobs"),
+                group.create_task(assets.run(), name="assets"),
                 group.create_task(world.run(), name="world"),
                 group.create_task(self._history.run(), name="outages"),
                 group.create_task(self._follow_demand(), name="demand"),

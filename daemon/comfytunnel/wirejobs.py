@@ -64,8 +64,18 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     comfytunnel: OutputExtra | None = None
 
 
+class AssetExtra(msgspec.Struct, frozen=True):
+    """`path`: the file on this machine, absolute; null for an upload, whose bytes lie in the daemon's own folder."""
+
+    path: str | None = None
+    sha256: str | None = None
+    cached: bool = False
+    tags: list[str] = []
+
+
 class Asset(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that we keep. `expires_at` null: kept for ever."""
+    """A file that we keep. `expires_at` null: kept until it is deleted. `created_new` stands in the answer to an upload only: whether its bytes
+    were not here yet. `job_id`: the job that made it, absent in an upload."""
 
     id: str
     hash: str | None
@@ -75,9 +85,19 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     url_expires_at: datetime
     file_path: str | None = None
+    created_new: bool | msgspec.UnsetType = msgspec.UNSET
     expires_at: datetime | None = None
-    job_id: str | None = None
-    comfytunnel: OutputExtra | None = None
+    job_id: str | msgspec.UnsetType | None = msgspec.UNSET
+    comfytunnel: AssetExtra | None = None
+
+
+class FromHash(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of POST /api/v2/assets/from-hash."""
+
+    hash: str
+    file_path: str | None = None
+    tags: list[str] = []
+    expires_in: int | None = None
 
 
 class JobError(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ from comfytunnel.api.server import Server
 from comfytunnel.errors import NotFoundError, RefusedError
 from comfytunnel.feed import Feed
 from comfytunnel.history import History
+from comfytunnel.jobs.assets import Assets
 from comfytunnel.jobs.model import TERMINAL, Job, LiveProgress, NewJob, Output, Preview, Stage, Status, Waits
 from comfytunnel.jobs.scheduler import Scheduler
 from comfytunnel.jobs.store import Store
@@ -207,8 +208,10 @@ class HandScheduler:
             job_id, Stage.ON_SERVER, status=Status.RUNNING, started_at=datetime.now(UTC), executions=1
         )
 
-    async def output(self, job_id: str, path: Path, content_type: str = "image/png") -> Output:
-        output = an_output(job_id, path, content_type)
+    async def output(
+        self, job_id: str, path: Path, content_type: str = "image/png", **changes: Any
+    ) -> Output:
+        output = msgspec.structs.replace(an_output(job_id, path, content_type), **changes)
         await self.store.add_output(output)
         return output
 
@@ -254,6 +257,15 @@ class Api:
         async with self.http.request(method, f"http://localhost{path}", **options) as response:
             return response.status, await response.json()
 
+    async def upload(self, data: bytes, name: str = "photo.png", **fields: str) -> dict[str, Any]:
+        """Upload a file and return its asset."""
+        form = aiohttp.FormData({"content_type": "image/png", "file_path": name, **fields})
+        form.add_field("file", data, filename="x")
+        status, asset = await self.ask("POST", "/api/v2/assets", data=form)
+        assert status in (200, 201), asset
+        made: dict[str, Any] = asset
+        return made
+
     async def submit(self, **extra: Any) -> str:
         status, job = await self.ask("POST", "/api/v2/jobs", json={"workflow": WORKFLOW, **extra})
         assert status == 201, job
@@ -274,6 +286,9 @@ async def serving(folder: Path) -> AsyncIterator[Api]:
     tunnels, scheduler, reloads = HandTunnels(), HandScheduler(store), list[Any]()
     outages = History(folder / "state" / "outages.jsonl")
 
+    assets = Assets(store)
+    await assets.open()
+
     async def reload() -> dict[str, Any]:
         reloads.append(1)
         return {"reloaded": "config.toml", "added": [], "removed": [], "changed": [], "sections": ["log"]}
@@ -281,6 +296,7 @@ async def serving(folder: Path) -> AsyncIterator[Api]:
     context = Context(
         tunnels=tunnels,
         store=store,
+        assets=assets,
         scheduler=cast(Scheduler, scheduler),
         outages=outages,
         reload=reload,

@@ -17,6 +17,9 @@ from tests.api.conftest import Api
 TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 SECTIONS = re.findall(r"^### (GET|POST|HEAD|DELETE) (\S+)\n\n    (curl .*)$", TEXT, re.MULTILINE)
 
+ENDS = {"GET": b"}\n", "POST": b"}\n", "HEAD": b"\r\n\r\n", "DELETE": b""}
+"""What the answer that curl shows ends with, by the method."""
+
 
 def test_the_documented_routes_are_the_route_table_in_both_directions() -> None:
     documented = [(method, path) for method, path, _ in SECTIONS]
@@ -64,6 +67,8 @@ async def test_each_curl_line_does_what_it_says(
     (tmp_path / "workflow_api.json").write_text('{"1": {"class_type": "A", "inputs": {}}}')
     await api.scheduler.start(job_id)
     output = await api.scheduler.output(job_id, tmp_path / "a.png")
+    (tmp_path / "photo.png").write_bytes(b"uploaded")
+    uploaded = await api.upload(b"another", "another.png")
     assert path.split("{")[0] in line
     assert ("-X POST" in line or " -d " in line) is (method == "POST")
     stream = "curl -N " in line
@@ -75,6 +80,8 @@ async def test_each_curl_line_does_what_it_says(
             "S": str(api.path),
             "ID": job_id,
             "ASSET": output.asset_id,
+            "UPLOAD": uploaded["id"],
+            "HASH": uploaded["hash"],
             "PATH": "/usr/local/bin:/usr/bin:/bin",
         },
         stdout=subprocess.PIPE,
@@ -91,4 +98,6 @@ async def test_each_curl_line_does_what_it_says(
     if path == "/v1/metrics":
         assert out.startswith(b"# HELP comfytunnel_")
     elif not stream:
-        assert (tmp_path / "picture.png").exists() if "content" in path else out.endswith(b"}\n")
+        assert (
+            (tmp_path / "picture.png").exists() if path.endswith("/content") else out.endswith(ENDS[method])
+        )

@@ -162,6 +162,42 @@ async def test_upload_into_a_subfolder_of_temp(far: Far) -> None:
         assert answer.status == 200
 
 
+async def test_an_input_in_a_subfolder_is_loaded_by_its_path(far: Far) -> None:
+    """A file uploaded into a subfolder of input/ is there for HEAD with its length, and for LoadImage as "subfolder/name"."""
+    body = _png((int(far.nonce[:2], 16), 0, 255))
+    told = await _upload(far, f"{far.nonce}.png", body, type="input", subfolder="comfytunnel")
+    assert told == {"name": f"{far.nonce}.png", "subfolder": "comfytunnel", "type": "input"}
+    place = {"filename": told["name"], "subfolder": "comfytunnel", "type": "input"}
+    async with far.session.head(f"{far.url}/view", params=place) as answer:
+        assert (answer.status, int(answer.headers["Content-Length"])) == (200, len(body))
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": f"comfytunnel/{told['name']}"}},
+        "2": save("1", f"contract/{far.nonce}/p"),
+    }
+    picture = Image.open(io.BytesIO((await _fetch(far, await far.run(graph)))[1])).convert("RGB")
+    assert picture.getpixel((0, 0)) == (int(far.nonce[:2], 16), 0, 255)
+
+
+async def test_overwrite_mends_a_file_of_another_size(far: Far) -> None:
+    """What was half written under a name is replaced, and later uploads without `overwrite` find the same bytes."""
+    name = f"{far.nonce}-half.bin"
+    await _upload(far, name, b"ha", subfolder="comfytunnel")
+    assert (await _upload(far, name, b"half", subfolder="comfytunnel", overwrite="true"))["name"] == name
+    assert (await _upload(far, name, b"half", subfolder="comfytunnel"))["name"] == name
+
+
+async def test_an_upload_over_the_limit_is_413_and_leaves_nothing(far: Far) -> None:
+    """100 MB in one body (the default of --max-upload-size). The answer comes while the rest is still being sent."""
+    name = f"{far.nonce}-large.bin"
+    form = aiohttp.FormData({"type": "input", "subfolder": "comfytunnel"})
+    form.add_field("image", io.BytesIO(bytes(101 * 1024**2)), filename=name)
+    async with far.session.post(f"{far.url}/upload/image", data=form) as answer:
+        assert answer.status == 413
+    place = {"filename": name, "subfolder": "comfytunnel", "type": "input"}
+    async with far.session.head(f"{far.url}/view", params=place) as answer:
+        assert answer.status == 404
+
+
 async def test_upload_refusals(far: Far) -> None:
     """A subfolder that leads out is 400, no image 400, an unknown type 500."""
     assert await _upload_status(far, "x.png", b"x", subfolder="../../x") == 400

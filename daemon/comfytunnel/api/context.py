@@ -16,6 +16,7 @@ from aiohttp import web
 
 from comfytunnel import wire
 from comfytunnel.feed import Feed
+from comfytunnel.jobs.assets import Assets
 from comfytunnel.jobs.scheduler import Scheduler
 from comfytunnel.jobs.store import Store
 
@@ -73,6 +74,7 @@ class Context:
 
     tunnels: Tunnels
     store: Store
+    assets: Assets
     scheduler: Scheduler
     outages: Outages
     reload: Callable[[], Awaitable[dict[str, Any]]]

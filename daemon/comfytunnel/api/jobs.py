@@ -26,9 +26,16 @@ async def submit(request: web.Request) -> web.Response:
     asked = await _read_request(request)
     extra = asked.comfytunnel
     its = context(request)
-    job = await its.scheduler.submit(
-        NewJob(workflow=asked.workflow, tunnel=extra.tunnel, label=extra.label, priority=extra.priority)
-    )
+    async with its.assets.bound(asked.workflow) as inputs:
+        job = await its.scheduler.submit(
+            NewJob(
+                workflow=asked.workflow,
+                inputs=inputs,
+                tunnel=extra.tunnel,
+                label=extra.label,
+                priority=extra.priority,
+            )
+        )
     return answer(await view(its, job, origin(request)), 201)
 
 

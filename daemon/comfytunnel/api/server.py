@@ -37,8 +37,12 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("GET", "/api/v2/jobs/{id}/workflow", jobs.workflow),
     ("GET", "/api/v2/jobs/{id}/events", stream.job_events),
     ("POST", "/api/v2/jobs/{id}/cancel", jobs.cancel),
+    ("POST", "/api/v2/assets", assets.upload),
+    ("POST", "/api/v2/assets/from-hash", assets.from_hash),
+    ("HEAD", "/api/v2/assets/by-hash/{hash}", assets.by_hash),
     ("GET", "/api/v2/assets/{id}", assets.show),
     ("GET", "/api/v2/assets/{id}/content", assets.content),
+    ("DELETE", "/api/v2/assets/{id}", assets.delete),
 ]
 
 STOP_GRACE = 1.0  # seconds that requests under way get when the daemon stops; it has 2 s in all

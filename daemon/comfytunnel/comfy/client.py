@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from comfytunnel.comfy import answers, shapes
 from comfytunnel.comfy.errors import Ambiguous, NotComfyUI, Refused, Unreachable
 from comfytunnel.comfy.reset import Kept, Resettable
 from comfytunnel.comfy.shapes import History, Queue
+from comfytunnel.comfy.upload import upload
 
 T = TypeVar("T")
 
@@ -122,7 +123,7 @@ class Client:
 
         return await self._long("/history", read, params={"max_items": str(RECENT)})
 
-    async def submit(self, graph: dict[str, Any], job_id: str, client_id: str) -> Submitted:
+    async def submit(self, graph: Mapping[str, Any], job_id: str, client_id: str) -> Submitted:
         """POST /prompt. Ambiguous means: it may run. Refused (400, 413, 422) means: it will not."""
         body = msgspec.json.encode(
             {
@@ -173,6 +174,23 @@ class Client:
                 return False
             raise
         return True
+
+    async def size_of_input(self, name: str, subfolder: str) -> int | None:
+        """Bytes of that file in input/, None if it is not there, -1 if it does not say."""
+        place = {"filename": name, "subfolder": subfolder, "type": "input"}
+        try:
+            async with self._request("HEAD", "/view", _within(PROBE_DEADLINE), params=place) as answer:
+                length = answer.headers.get("Content-Length", "")
+                return int(length) if length.isascii() and length.isdigit() else -1
+        except Refused:
+            return None
+
+    async def upload_input(
+        self, read: Callable[[], Awaitable[bytes]], size: int, name: str, subfolder: str, *, overwrite: bool
+    ) -> str:
+        """Send a file of `size` bytes, as `read` gives it piece by piece, into input/. Returns what a node calls it: ComfyUI may have given
+        another name. Without `overwrite` a file of that name and other bytes stays. Refused with 413: larger than it takes."""
+        return await upload(self._request, read, size, name, subfolder, overwrite=overwrite)
 
     @asynccontextmanager
     async def view(self, filename: str, subfolder: str, kind: str) -> AsyncIterator[Download]:

@@ -24,7 +24,8 @@ from comfytunnel.feed import Feed
 
 
 class ComfyUI:
-    """The stand-in. `executions` and `prompts_received` count over restarts; everything else dies with the process."""
+    """The stand-in. `executions`, `prompts_received` and `uploads` (paths below `base`) count over restarts; everything else dies with
+    the process."""
 
     def __init__(self, base: Path, *, version: str = "0.33.0") -> None:
         self.base = base.absolute()
@@ -32,6 +33,7 @@ class ComfyUI:
         self.faults = Faults()
         self.executions: list[str] = []
         self.prompts_received = 0
+        self.uploads: list[str] = []
         self.port = 0
         self._host = ""
         self._folders = Folders(self.base)
@@ -63,6 +65,7 @@ class ComfyUI:
             version=self.version,
             started=self.executions.append,
             posted=self._count,
+            uploaded=self.uploads.append,
             changed=self._poke,
         )
         try:

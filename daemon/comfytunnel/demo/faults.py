@@ -58,6 +58,12 @@ class Faults:
     """Answer the next POST /prompt with 500 and do not queue it: looks the same from outside."""
     lose_interrupts: int = 0
     """Acknowledge the next interrupt or cancel of a running job and forget it (about 2 % on a real one, measured)."""
+    cut_upload: int = 0
+    """Cut the connection of the next upload in the middle of its bytes: nothing is stored."""
+    slow_upload: float = 0.0
+    """Seconds before an upload is stored and answered."""
+    reject_upload_500: int = 0
+    """Answer the next upload with 500 and store nothing, as with a full disk."""
     history_late: float = 0.0
     """Seconds between `execution_success` on the websocket and the entry in history; the job counts as running."""
     huge_output: int = 0

@@ -6,9 +6,11 @@ ever read or written.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import mimetypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import BodyPartReader, web
@@ -17,13 +19,17 @@ from PIL import Image
 from comfytunnel.demo.faults import Faults
 from comfytunnel.demo.nodes import Folders
 
+PIECE = 256 * 1024
+"""Bytes of an upload that are read at a time."""
+
 
 class Files:
-    """The file half of the HTTP API over one base folder."""
+    """The file half of the HTTP API over one base folder. `uploaded` gets the path, below that folder, of each file that was taken."""
 
-    def __init__(self, folders: Folders, faults: Faults) -> None:
+    def __init__(self, folders: Folders, faults: Faults, uploaded: Callable[[str], None]) -> None:
         self._folders = folders
         self._faults = faults
+        self._uploaded = uploaded
 
     async def view(self, request: web.Request) -> web.StreamResponse:
         """One file, whole or a range; with `preview` or `channel` encoded anew and whole."""
@@ -60,7 +66,11 @@ class Files:
 
     async def upload(self, request: web.Request) -> web.Response:
         """Store a multipart `image`; the answer's name is the one to use from then on."""
-        fields, name, body = await _parts(request)
+        fields, name, body = await self._parts(request)
+        if self._faults.take("reject_upload_500"):
+            raise OSError("No space left on device")  # the real one, too, answers 500
+        if self._faults.slow_upload:
+            await asyncio.sleep(self._faults.slow_upload)
         kind = fields.get("type", "input")
         folder = self._folders.of(kind)
         if folder is None:
@@ -78,23 +88,31 @@ class Files:
                 target = wished.with_name(f"{wished.stem} ({number}){wished.suffix}")
                 number += 1
         target.write_bytes(body)
+        self._uploaded(target.relative_to(self._folders.base).as_posix())
         return web.json_response({"name": target.name, "subfolder": subfolder, "type": kind})
 
-
-async def _parts(request: web.Request) -> tuple[dict[str, str], str, bytes]:
-    """(text fields, name of the `image`, its bytes) of a form; an upload that is cut short raises."""
-    fields: dict[str, str] = {}
-    name, body = "", b""
-    if not request.content_type.startswith("multipart/"):
-        return fields, name, body
-    async for part in await request.multipart():
-        if not isinstance(part, BodyPartReader):
-            continue
-        if part.name == "image" and part.filename:
-            name, body = part.filename, bytes(await part.read())
-        elif part.name:
-            fields[part.name] = await part.text()
-    return fields, name, body
+    async def _parts(self, request: web.Request) -> tuple[dict[str, str], str, bytes]:
+        """(text fields, name of the `image`, its bytes) of a form; an upload that is cut short raises, one that is too large is 413."""
+        fields: dict[str, str] = {}
+        name, body = "", bytearray()
+        if not request.content_type.startswith("multipart/"):
+            return fields, name, b""
+        cut = self._faults.take("cut_upload")
+        async for part in await request.multipart():
+            if not isinstance(part, BodyPartReader):
+                continue
+            if part.name == "image" and part.filename:
+                name = part.filename
+                while chunk := await part.read_chunk(PIECE):
+                    body += chunk
+                    if len(body) > request.client_max_size:
+                        raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(body))
+                    if cut and request.transport is not None:
+                        request.transport.abort()
+                        raise ConnectionResetError("cut on purpose")
+            elif part.name:
+                fields[part.name] = await part.text()
+        return fields, name, bytes(body)
 
 
 def _is_file(path: Path) -> bool:

@@ -62,17 +62,18 @@ class Life:
         version: str,
         started: Callable[[str], None],
         posted: Callable[[], None],
+        uploaded: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
-        """`started` gets each prompt id as its execution starts, `posted` is called for each POST /prompt, `changed` at each
-        change of queue and history."""
+        """`started` gets each prompt id as its execution starts, `posted` is called for each POST /prompt, `uploaded` gets each file
+        that was uploaded, `changed` is called at each change of queue and history."""
         self._faults = faults
         self._version = version
         self._age = tuple(int(part) for part in version.split(".")[:3])
         self._posted = posted
         self._folders = folders
         self._sockets = Sockets(faults)
-        self._files = Files(folders, faults)
+        self._files = Files(folders, faults, uploaded)
         self.engine = Engine(folders, faults, self._sockets, started, changed)
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None

@@ -61,11 +61,12 @@ def _sync(descriptor: int) -> None:
 
 
 class Landing:
-    """One file on its way into `folder`. Call in this order: open, write..., settle; or drop. Raises OSError."""
+    """One file on its way into `folder`. Call in this order: open, write..., settle or keep; or drop. Raises OSError."""
 
-    def __init__(self, folder: Path, part: str) -> None:
+    def __init__(self, folder: Path, part: str, mode: int = 0o666) -> None:
         self._folder = folder
         self._part = part
+        self._mode = mode
         self._dir = -1
         self._file = -1
         self.size = 0
@@ -83,7 +84,7 @@ class Landing:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._part, dir_fd=self._dir)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        self._file = os.open(self._part, flags, 0o666, dir_fd=self._dir)
+        self._file = os.open(self._part, flags, self._mode, dir_fd=self._dir)
         self._sha256, self._blake3 = hashlib.sha256(), blake3()
 
     def _need(self, size: int) -> None:
@@ -100,10 +101,23 @@ class Landing:
         self._blake3.update(data)
         self.size += len(data)
 
-    def settle(self, name: str) -> Path:
-        """Make it last and give it `name`, or the next free number of it. Returns where it lies."""
+    def sync(self) -> None:
+        """Make the bytes last; size and hashes are known from here on."""
         _sync(self._file)
         self.sha256, self.blake3 = self._sha256.hexdigest(), self._blake3.hexdigest()
+
+    def keep(self) -> bool:
+        """After `sync`: give it its BLAKE3 hash as the name. False if those very bytes lay there already; damaged ones are replaced."""
+        new = not self._is_ours(self.blake3)
+        if new:
+            os.replace(self._part, self.blake3, src_dir_fd=self._dir, dst_dir_fd=self._dir)
+            _sync(self._dir)
+        self.drop()
+        return new
+
+    def settle(self, name: str) -> Path:
+        """Make it last and give it `name`, or the next free number of it. Returns where it lies."""
+        self.sync()
         for number in range(1, MAX_NUMBER):
             chosen = numbered(name, number)
             if self._publish(chosen):

@@ -169,10 +169,37 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     ord: int = 0
 
 
+class Asset(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that was uploaded; its bytes lie under their hash and may be shared. `size` in bytes, `blake3` in lower-case hex.
+    `file_path` is the name that its owner gave it, never a path of ours. `expires_at` None: kept until it is deleted."""
+
+    id: str
+    blake3: str
+    size: int
+    content_type: str
+    file_path: str | None = None
+    tags: tuple[str, ...] = ()
+    created_at: datetime
+    expires_at: datetime | None = None
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """A place in a job's graph that means a file of ours, fixed when the job was accepted. `at`: node id, input, and the keys below
+    it down to the value; `name` for people, `suffix` for nodes that look at it (".png", or "")."""
+
+    at: tuple[str | int, ...]
+    blake3: str
+    size: int
+    name: str
+    suffix: str = ""
+
+
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What a submitter asks for. `tunnel` null: any. Higher `priority` runs earlier, -1000 to 1000."""
+    """What a submitter asks for. `tunnel` null: any. Higher `priority` runs earlier, -1000 to 1000. `inputs`: what of the graph is a file
+    of ours."""
 
     workflow: dict[str, Any]
+    inputs: tuple[Input, ...] = ()
     tunnel: str | None = None
     label: str | None = None
     priority: int = 0

@@ -8,8 +8,6 @@ is recorded is not fetched again.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from comfytunnel.comfy.client import Client
 from comfytunnel.comfy.errors import Ambiguous, Refused
 from comfytunnel.comfy.shapes import History
 from comfytunnel.jobs import names
+from comfytunnel.jobs.disk import on_thread
 from comfytunnel.jobs.landing import Landing, trouble
 from comfytunnel.jobs.model import Job, Output, Wanted
 from comfytunnel.jobs.store import Store
@@ -149,15 +148,7 @@ async def _download(
 
 
 async def _disk(work: Callable[[], T], folder: Path) -> T:
-    """Run `work` on a thread and see it end even when we are cancelled, and again: it holds descriptors that we close afterwards."""
-    doing = asyncio.get_running_loop().run_in_executor(None, work)
     try:
-        return await asyncio.shield(doing)
-    except asyncio.CancelledError:
-        while not doing.done():
-            with contextlib.suppress(asyncio.CancelledError):  # raised below
-                await asyncio.wait([doing])
-        doing.exception()  # seen: what became of it matters no more
-        raise
+        return await on_thread(work)
     except OSError as error:
         raise trouble(error, folder) from error

@@ -23,7 +23,7 @@ A link that changes in between starts the count again. A POST that a network del
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -31,11 +31,11 @@ import structlog
 
 from comfytunnel.comfy.errors import Ambiguous, ComfyError, NotComfyUI, Refused, Unreachable
 from comfytunnel.errors import StateError
-from comfytunnel.jobs import names, outputs
+from comfytunnel.jobs import inputs, names, outputs
 from comfytunnel.jobs.listener import Listener
 from comfytunnel.jobs.marker import Marker
 from comfytunnel.jobs.meter import Meter
-from comfytunnel.jobs.model import Changes, Failure, Job, Stage, Status, Waits
+from comfytunnel.jobs.model import Changes, Failure, Input, Job, Stage, Status, Waits
 from comfytunnel.jobs.patience import Patience
 from comfytunnel.jobs.place import JobsSettings, Place
 from comfytunnel.jobs.reading import judged, rejected
@@ -119,8 +119,14 @@ class Run(Patience):
 
     async def _submit(self, workflow: dict[str, object]) -> None:
         """Write, POST, write. Leaves `waiting` untouched if there is trouble before the POST."""
+        link = self._place.gate.value.link
         try:
+            graph = await self._stage(workflow)
+            if not self._at(Stage.WAITING):
+                return
             server = await self._marker.ensure()
+            if self._place.gate.value.link != link:
+                return  # what answers now may be another ComfyUI, without the inputs
             await self._move(
                 {
                     "stage": Stage.SUBMITTING,
@@ -130,13 +136,17 @@ class Run(Patience):
                     "submitted_at": self._now(),
                 }
             )
+        except inputs.Unsendable as error:
+            failure = error.failure
+            await self._patiently(lambda: self._move(ended(Status.FAILED, self._now(), failure)))
+            return
         except (ComfyError, StateError) as error:
             self._doubt(error)
             return
         if not self._at(Stage.SUBMITTING):
             return  # canceled in between
         try:
-            answer = await self._client.submit(workflow, self.job.id, self._client_id)
+            answer = await self._client.submit(graph, self.job.id, self._client_id)
         except Refused as error:
             refusal = ended(Status.FAILED, self._now(), rejected(error.body))
             after = refusal if error.status in INVALID else not_given(self.job, self._now())
@@ -159,6 +169,31 @@ class Run(Patience):
                 after["note"] = "ComfyUI skips some outputs: " + "; ".join(answer.skipped)[:2000]
             self._marker.numbered(answer.number)
         await self._patiently(lambda: self._move(after))
+
+    async def _stage(self, workflow: Mapping[str, object]) -> Mapping[str, object]:
+        """The graph as ComfyUI gets it: what of it is a file of ours lies there, and is called by ComfyUI's name. Returns early once the job
+        has ended meanwhile: a cancel does not wait for an upload."""
+        wanted = await self._store.inputs(self.job.id)
+        if not wanted:
+            return workflow
+
+        def sending(item: Input) -> None:
+            self._wait_for(
+                Waits("inputs", f"Its input {item.name} is on its way to ComfyUI ({item.size} bytes).")
+            )
+
+        work = inputs.staged(workflow, wanted, self._store.files, self._client, sending)
+        graph = await inputs.unless(self._has_ended(), work)
+        self._settle_down()
+        return graph or workflow
+
+    async def _has_ended(self) -> None:
+        """Wait until somebody has ended the job on disk."""
+        async for _ in self._store.revision.changes():
+            latest = await self._store.get(self.job.id)
+            if latest is not None and latest.ended:
+                self.note(latest)
+                return
 
     async def _resolve(self) -> None:
         """Was the POST delivered? See the module's docstring for the rule."""

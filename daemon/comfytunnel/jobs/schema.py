@@ -42,8 +42,29 @@ MIGRATIONS = (
         UNIQUE (job_id, ord)
     );
     """,
+    """
+    CREATE TABLE assets (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        blake3 TEXT NOT NULL,
+        file_path TEXT,
+        expires REAL,
+        body BLOB NOT NULL
+    );
+    CREATE INDEX assets_by_hash ON assets (blake3, seq);
+    CREATE INDEX assets_by_path ON assets (file_path, seq);
+    CREATE INDEX assets_by_end ON assets (expires) WHERE expires IS NOT NULL;
+    CREATE TABLE inputs (
+        job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+        ord INTEGER NOT NULL,
+        blake3 TEXT NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (job_id, ord)
+    ) WITHOUT ROWID;
+    CREATE INDEX inputs_by_hash ON inputs (blake3);
+    """,
 )
-"""`body` is the whole Job or Output as JSON; what is searched for stands in columns of its own beside it."""
+"""`body` is the whole Job, Output, Asset or Input as JSON; what is searched for stands in columns of its own beside it."""
 
 CHECKED_SIZE = 32 * 1024**2
 """Bytes up to which a file is checked whole at the start (some 30 ms); in a larger one only what is read is judged."""

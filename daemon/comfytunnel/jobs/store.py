@@ -1,4 +1,4 @@
-"""The jobs on disk: the only SQL of the program (schema.py holds the tables).
+"""The jobs on disk: with assetstore.py, which goes through here, the only SQL of the program (schema.py holds the tables).
 
 One SQLite file, WAL, synchronous=FULL: what a method has returned survives a power cut. Every change of a job takes the next
 revision, so the table is the event log: `revision` only pokes, readers ask `since(n)`.
@@ -23,13 +23,14 @@ import msgspec
 
 from comfytunnel.errors import StateError, UsageError
 from comfytunnel.feed import Feed
-from comfytunnel.jobs.model import Changes, Job, NewJob, Output, Stage, Status, apply
+from comfytunnel.jobs.model import Changes, Input, Job, NewJob, Output, Stage, Status, apply
 from comfytunnel.jobs.schema import open_database, translated
 
 T = TypeVar("T")
 
 _jobs = msgspec.json.Decoder(Job)
 _outputs = msgspec.json.Decoder(Output)
+_inputs = msgspec.json.Decoder(Input)
 
 
 class Store:
@@ -68,6 +69,11 @@ class Store:
         store.revision = Feed(store._count)
         return store
 
+    @property
+    def files(self) -> Path:
+        """The folder of the uploaded files, beside the database."""
+        return self._path.parent / "assets"
+
     async def close(self) -> None:
         await self._run(self._db.close)
         self._thread.shutdown(wait=False)
@@ -99,6 +105,10 @@ class Store:
                 (job.seq, job.id, revision, job.status, job.stage, msgspec.json.encode(job)),
             )
             self._db.execute("INSERT INTO workflows VALUES (?, ?)", (job.id, workflow))
+            self._db.executemany(
+                "INSERT INTO inputs VALUES (?, ?, ?, ?)",
+                [(job.id, n, item.blake3, msgspec.json.encode(item)) for n, item in enumerate(new.inputs)],
+            )
             return job
 
         return await self._write(insert)
@@ -142,6 +152,15 @@ class Store:
         def read() -> dict[str, Any] | None:
             row = self._db.execute("SELECT workflow FROM workflows WHERE job_id = ?", (job_id,)).fetchone()
             return None if row is None else msgspec.json.decode(row[0], type=dict[str, Any])
+
+        return await self._run(read)
+
+    async def inputs(self, job_id: str) -> list[Input]:
+        """What of the job's graph is a file of ours."""
+
+        def read() -> list[Input]:
+            rows = self._db.execute("SELECT body FROM inputs WHERE job_id = ? ORDER BY ord", (job_id,))
+            return [_inputs.decode(row[0]) for row in rows]
 
         return await self._run(read)
 
@@ -217,6 +236,15 @@ class Store:
             return str(self._one("SELECT value FROM meta WHERE key = ?", (key,))[0])
 
         return await self._write(keep)
+
+    # For the room's other tables (assetstore.py): `work` runs whole on the store's thread.
+
+    async def reading(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._run(lambda: work(self._db))
+
+    async def writing(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """One transaction: all of it or nothing."""
+        return await self._write(lambda: work(self._db))
 
     # What follows runs on the store's thread.
 
