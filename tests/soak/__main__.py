@@ -79,7 +79,9 @@ class Soak:
                 if time.monotonic() > end or len(self.findings) >= WORST:
                     break
                 await self.go_through(fault)
-            for fault in ALL:  # each new link hides what the one before has leaked: the last one has to bear something
+            for fault in (
+                ALL
+            ):  # each new link hides what the one before has leaked: the last one has to bear something
                 if fault.links == "kept":
                     await self.go_through(fault)
             self.now = "the end"
@@ -181,10 +183,12 @@ class Soak:
     def far_sockets(self) -> dict[str, int]:
         site = self.site
         return {
-            "sockets to ComfyUI": sockets_to(site.comfyui.port),
-            "sockets to the file server": sockets_to(site.files.port),
+            "sockets to ComfyUI": sockets_to(site.comfyui.port).total(),
+            "sockets to the file server": sockets_to(site.files.port).total(),
             "sessions of sshd": len(site.sshd.sessions),
-            "connections to the relays": sockets_to(site.relay.port) + sockets_to(site.detour.port),
+            "connections to the relays": sum(
+                sockets_to(relay.port, site.pid).total() for relay in (site.relay, site.detour, site.thin)
+            ),
         }
 
     async def check_jobs(self) -> None:

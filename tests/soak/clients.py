@@ -24,7 +24,7 @@ from tests.soak.site import Site
 
 HANG = 45.0  # seconds; `hold` is 10, and the daemon may stand still for 12
 PAUSE = (0.01, 0.15)  # seconds between two calls of one caller
-UPLOAD = 300_000  # bytes
+UPLOAD = 1_000_000  # bytes: 4 s on the slow line, in which sshd says nothing
 ALWAYS_WRONG = frozenset({"hung", "garbled"})
 
 

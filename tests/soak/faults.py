@@ -11,20 +11,20 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from comfytunnel import wire
+from tests.fakes.relay import Relay
 from tests.fakes.sshd import free_port
 from tests.soak.ledger import sockets_to
 from tests.soak.site import TUNNELS, Broken, Site
 
 SOON = 5.0  # seconds for what takes a moment: the machine may be busy
 BACK = 6.0  # seconds: with somebody waiting, tries are at most 2 s apart, and a link that dies young may have failed before
-SLOW_RATE = 250_000.0  # bytes/s, 2 Mbit/s
-SLOW_DELAY = 0.05  # seconds each way
 BURST = 200  # callers that connect and reset at once
 
 
@@ -111,14 +111,14 @@ async def _outage(site: Site, *, refuse_with_reset: bool) -> None:
         await site.relay.heal()
 
 
-@fault("slow line", bound=15, links="kept")
+@fault("slow line", bound=BACK)
 async def slow(site: Site, leave: Leave) -> None:
     """A line that delivers is never torn down, however late its answers are."""
-    site.relay.rate, site.relay.delay = SLOW_RATE, SLOW_DELAY
-    try:
+    async with _by_way_of(site, site.thin):
+        links = await site.links()
         await asyncio.sleep(site.rng.uniform(6, 10))
-    finally:
-        site.relay.rate, site.relay.delay = None, 0.0
+        if (now := await site.links()) != links:
+            raise Broken(f"links were renewed on a slow line that delivers: {links}, then {now}")
 
 
 @fault("flurry", bound=BACK)
@@ -263,17 +263,36 @@ async def reload_listen(site: Site, leave: Leave) -> None:
             raise Broken("the old port still takes callers")
 
 
-@fault("reload with another endpoint", bound=SOON)
+@fault("reload with another endpoint", bound=BACK)
 async def reload_endpoint(site: Site, leave: Leave) -> None:
     """By the other way to the same server and back; the doors stay open."""
-    for relay in (site.detour, site.relay):
-        for name in TUNNELS:
-            site.settings[name]["port"] = relay.port
-        await _reload(site, changed=list(TUNNELS))
-        await site.settled(SOON)
-        other = site.relay if relay is site.detour else site.detour
-        if still := sockets_to(other.port):
-            raise Broken(f"{still} connections still go by the old way")
+    async with _by_way_of(site, site.detour):
+        pass
+
+
+@asynccontextmanager
+async def _by_way_of(site: Site, relay: Relay) -> AsyncIterator[None]:
+    """Both tunnels go by `relay` for the length of the block."""
+    try:
+        await _move(site, relay)
+        yield
+    finally:
+        await _move(site, site.relay)
+
+
+async def _move(site: Site, relay: Relay) -> None:
+    for name in TUNNELS:
+        site.settings[name]["port"] = relay.port
+    links = await site.links()
+    await _reload(site, changed=list(TUNNELS))
+    # Behind the downloads of a slow line nobody may hear of ComfyUI for long.
+    await site.settled(2 * SOON, after=links, serving=relay is not site.thin)
+    end = asyncio.get_running_loop().time() + SOON
+    for other in {site.relay, site.detour, site.thin} - {relay}:
+        while still := sockets_to(other.port, site.pid):
+            if asyncio.get_running_loop().time() > end:
+                raise Broken(f"connections still go by the old way: {dict(still)}")
+            await asyncio.sleep(0.1)
 
 
 async def _reload(site: Site, changed: list[str]) -> None:

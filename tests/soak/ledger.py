@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+STATES = {1: "established", 2: "connecting", 4: "closing", 5: "closing", 8: "left open", 9: "closing"}
 TIME_WAIT = 6  # as /proc/net/tcp has it: the kernel's, not a process's
 
 
@@ -36,11 +37,26 @@ def holdings(pid: int) -> Holdings:
     return Holdings(kinds, len(list((root / "task").iterdir())), sizes["Rss:"], sizes["Pss:"])
 
 
-def sockets_to(port: int) -> int:
-    """How many sockets of this machine are connected to 127.0.0.1:`port`, closing ones included."""
-    count = 0
+def sockets_to(port: int, pid: int | None = None) -> Counter[str]:
+    """By state, the sockets of this machine that are connected to 127.0.0.1:`port`, closing ones included; with `pid`, those of that
+    process alone."""
+    count: Counter[str] = Counter()
+    mine = _sockets_of(pid) if pid is not None else set()
     for name in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
-            remote, state = line.split()[2:4]
-            count += int(remote.rpartition(":")[2], 16) == port and int(state, 16) != TIME_WAIT
+            fields = line.split()
+            state, inode = int(fields[3], 16), fields[9]
+            there = int(fields[2].rpartition(":")[2], 16) == port and state != TIME_WAIT
+            if there and (pid is None or inode in mine):
+                count[STATES.get(state, str(state))] += 1
     return count
+
+
+def _sockets_of(pid: int) -> set[str]:
+    found = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since the listing
+            target = str(entry.readlink())
+            if target.startswith("socket:["):
+                found.add(target[len("socket:[") : -1])
+    return found

@@ -34,6 +34,8 @@ T = TypeVar("T")
 START_DEADLINE = 20.0  # seconds until a daemon serves
 STOP_DEADLINE = 3.0  # seconds; it promises two
 BIG = 3_000_000  # bytes of the file server's large file
+SLOW_RATE = 250_000.0  # bytes/s, 2 Mbit/s
+SLOW_DELAY = 0.05  # seconds each way
 HOLD = 10.0  # seconds that a caller is held at the doors
 LOOK = 0.02  # seconds between two looks at the status
 TUNNELS = ("comfy", "files")
@@ -65,6 +67,7 @@ class Site:
         self.files: Part
         self.relay: Relay
         self.detour: Relay  # another way to the same sshd
+        self.thin: Relay  # and a slow one
 
     async def __aenter__(self) -> Self:
         self.big = random.Random(1).randbytes(BIG)
@@ -77,6 +80,7 @@ class Site:
             self.files = await enter(part("bench._fileserver", str(self.base / "big")))
             self.relay = await enter(Relay(self.sshd.port))
             self.detour = await enter(Relay(self.sshd.port))
+            self.thin = await enter(Relay(self.sshd.port, rate=SLOW_RATE, delay=SLOW_DELAY))
             self.trust()
             self.write_config()
         except BaseException:
@@ -95,8 +99,8 @@ class Site:
     # --- the daemon -------------------------------------------------------------------------------------------------
 
     def trust(self) -> None:
-        """Write the host key that sshd has now into known_hosts, for both ways to it."""
-        lines = [self.sshd.known_hosts_line_at(relay.port) for relay in (self.relay, self.detour)]
+        """Write the host key that sshd has now into known_hosts, for all ways to it."""
+        lines = [self.sshd.known_hosts_line_at(relay.port) for relay in (self.relay, self.detour, self.thin)]
         (self.base / "known_hosts").write_text("".join(f"{line}\n" for line in lines))
 
     def write_config(self) -> None:
@@ -179,13 +183,17 @@ class Site:
             await asyncio.sleep(LOOK)
         raise Broken(f"not {what} within {bound:.0f} s: {why}")
 
-    async def settled(self, bound: float, after: dict[str, int] | None = None) -> float:
+    async def settled(
+        self, bound: float, after: dict[str, int] | None = None, *, serving: bool = True
+    ) -> float:
         """Wait until both tunnels are up, without a cause, and what is behind them is known to serve; with `after`, each by a
         link that is newer than that."""
         newer_than = after or dict.fromkeys(TUNNELS, 0)
         return await self.until(
             lambda seen: all(
-                name in seen and _is_well(seen[name]) and seen[name].counters.links > newer_than[name]
+                name in seen
+                and _is_well(seen[name], serving)
+                and seen[name].counters.links > newer_than[name]
                 for name in TUNNELS
             ),
             "up",
@@ -193,8 +201,9 @@ class Site:
         )
 
 
-def _is_well(tunnel: wire.Tunnel) -> bool:
-    return tunnel.phase == "up" and tunnel.cause is None and tunnel.comfyui.state == "serving"
+def _is_well(tunnel: wire.Tunnel, serving: bool) -> bool:
+    is_up = tunnel.phase == "up" and tunnel.cause is None
+    return is_up and (tunnel.comfyui.state == "serving" or not serving)
 
 
 def _words(tunnel: wire.Tunnel) -> str:
