@@ -13,6 +13,9 @@ MOST = 32 << 20  # bytes of one channel; 107-129 MB/s at 100 ms round trip, meas
 BUDGET = 64 << 20  # bytes over all channels of a link: what a hostile far side can make us keep
 CROWD = 24 << 20  # bytes of it that no transfer gets: 384 callers with the least
 FIRST = 256 << 10  # bytes; to begin with, on a line that has not been used yet: 1 s at 2 Mbit/s
+NEAR = (
+    2 << 20
+)  # bytes; the same where the first answer took less than 2 x SHORT: as OpenSSH; 16 MiB are slower there
 GREETING_MOST = 1 << 20  # bytes; most answers are smaller, and whoever is idle keeps what it was given
 
 SHORT = 0.005  # seconds; a shorter round trip counts as this. Twice that gave loopback 16 MiB, and TCP stalls of 200 ms, measured
@@ -47,7 +50,9 @@ class Pace:
 
 def rested(pace: Pace, rtt: float) -> Pace:
     """A round trip of `rtt` seconds while nothing else was under way. Shorter ones count at once, longer ones bit by bit."""
-    return replace(pace, idle=rtt if pace.idle is None else min(rtt, pace.idle + (rtt - pace.idle) / 8))
+    if pace.idle is None:
+        return replace(pace, idle=rtt, window=NEAR if rtt < 2 * SHORT else pace.window)
+    return replace(pace, idle=min(rtt, pace.idle + (rtt - pace.idle) / 8))
 
 
 def moved(pace: Pace, window: int, received: int, seconds: float) -> Pace:
