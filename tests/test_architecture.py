@@ -34,7 +34,8 @@ ROOMS = {
     "tunnel": NOUNS - {"jobs.model"},
     "watch": NOUNS,
     "comfy": NOUNS,
-    "client": NOUNS,
+    "client": NOUNS | {"unixhttp"},
+    "unixhttp": NOUNS,
     **dict.fromkeys(NOUNS, NOUNS),
 }
 LATE = {"cli": {"app", "service", "demo"}}  # besides, but only inside the one command that needs them

@@ -25,6 +25,7 @@ from comfytunnel.api.server import Server
 from comfytunnel.errors import ConfigError
 from comfytunnel.history import History
 from comfytunnel.jobs.assets import Assets
+from comfytunnel.jobs.place import Keep
 from comfytunnel.jobs.scheduler import JobsSettings, Scheduler
 from comfytunnel.jobs.store import Store
 from comfytunnel.notify import Notifier
@@ -252,7 +253,20 @@ class _Daemon:
 
 
 def _settings(jobs: config.JobsConfig) -> JobsSettings:
-    return JobsSettings(output_dir=jobs.output_dir, max_ahead=jobs.max_ahead)
+    return JobsSettings(
+        output_dir=jobs.output_dir,
+        max_ahead=jobs.max_ahead,
+        max_waiting=jobs.max_waiting,
+        time_to_start=jobs.time_to_start,
+        time_to_run=jobs.time_to_run,
+        forward_partner_key=jobs.forward_partner_key,
+        keep=Keep(
+            jobs_age=jobs.keep_jobs_days * 86_400 or None,
+            jobs_size=round(jobs.keep_jobs_mb * 1e6) or None,
+            outputs_age=jobs.keep_outputs_days * 86_400 or None,
+            outputs_size=round(jobs.keep_outputs_gb * 1e9) or None,
+        ),
+    )
 
 
 def _stop_signal() -> asyncio.Event:

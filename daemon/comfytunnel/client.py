@@ -7,19 +7,16 @@ httpx takes 180 (measured). Nothing of the daemon is imported here: the API is t
 from __future__ import annotations
 
 import contextlib
-import http.client
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from comfytunnel import paths, wire
-from comfytunnel.errors import NotRunningError, RefusedError, RemoteError, TimedOutError
+from comfytunnel.errors import NotRunningError, RemoteError, TimedOutError
 from comfytunnel.protocol import (
     DAEMON_EVENTS,
     JOB_EVENTS,
@@ -33,6 +30,8 @@ from comfytunnel.protocol import (
     error_from,
     usable,
 )
+from comfytunnel.unixhttp import Answer, UnixConnection, blame
+from comfytunnel.unixhttp import how_to_start as how_to_start
 
 T = TypeVar("T")
 
@@ -43,15 +42,6 @@ PATIENCE = (
 )
 DOCTOR_PATIENCE = 60.0  # seconds; the daemon gives itself 45
 PAUSE = 0.3  # seconds between two attempts to find the daemon again
-CHUNK = 1 << 20  # bytes; the largest single read
-
-
-def how_to_start() -> str:
-    """Return the next step where no daemon runs: what is there already decides it."""
-    if not os.access(paths.config_path(), os.F_OK):
-        return "First say where to: `comfytunnel setup 'ssh -p ...'`; then start it: `comfytunnel daemon`."
-    service = ", or as a service: `systemctl --user start comfytunnel`" if paths.has_service() else ""
-    return f"Start it: `comfytunnel daemon` in a terminal of its own{service}."
 
 
 class Client:
@@ -133,9 +123,17 @@ class Client:
         tunnel: str | None = None,
         label: str | None = None,
         priority: int = 0,
+        ttl: float | None = None,
+        fail_fast: bool = False,
     ) -> wire.Job:
-        """Hand over a workflow in API format and return the job: it is on disk then. WorkflowError when it can never run."""
-        extra = wire.JobRequestExtra(tunnel=tunnel, label=label, priority=priority)
+        """Hand over a workflow in API format and return the job: it is on disk then. WorkflowError when it can never run.
+
+        `ttl`: seconds in which it must begin to run, else it expires. `fail_fast`: it fails where it would have to wait for more than the
+        jobs before it.
+        """
+        extra = wire.JobRequestExtra(
+            tunnel=tunnel, label=label, priority=priority, ttl=ttl, fail_fast=fail_fast
+        )
         body = msgspec.json.encode(wire.JobRequest(workflow=workflow, comfytunnel=extra))
         return self._call(Call("POST", "/api/v2/jobs", wire.Job, body))
 
@@ -152,6 +150,28 @@ class Client:
 
     def cancel(self, job_id: str) -> wire.Job:
         return self._call(Call("POST", f"/api/v2/jobs/{_part(job_id)}/cancel", wire.Job))
+
+    def retry(self, job_id: str) -> wire.Job:
+        """A new job like an ended one. RefusedError if that has not ended."""
+        return self._call(Call("POST", f"/v1/jobs/{_part(job_id)}/retry", wire.Job))
+
+    def prioritise(self, job_id: str, priority: int) -> wire.Job:
+        """Give a waiting job another priority. RefusedError if it does not wait any more."""
+        body = msgspec.json.encode(wire.PriorityRequest(priority))
+        return self._call(Call("POST", f"/v1/jobs/{_part(job_id)}/priority", wire.Job, body))
+
+    def move(
+        self, job_id: str, *, before: str | None = None, to: Literal["front", "back"] | None = None
+    ) -> wire.Job:
+        """Let a waiting job stand before another one, or at an end of the line. Errors as with `prioritise`."""
+        body = msgspec.json.encode(wire.MoveRequest(before=before, to=to))
+        return self._call(Call("POST", f"/v1/jobs/{_part(job_id)}/move", wire.Job, body))
+
+    def queue(self, order: Literal["pause", "drain", "resume"] | None = None) -> wire.Queue:
+        """The queue as a whole, after an `order` if one is given."""
+        if order is None:
+            return self._call(Call("GET", "/v1/queue", wire.Queue))
+        return self._call(Call("POST", f"/v1/queue/{order}", wire.Queue))
 
     def download(self, asset_id: str, to: BinaryIO) -> int:
         """Write the asset's bytes to `to` and return their number."""
@@ -297,82 +317,19 @@ class Client:
                 yield from parser.feed(data)
 
     @contextlib.contextmanager
-    def _exchange(self, call: Call[Any], headers: dict[str, str] | None = None) -> Iterator[_Answer]:
+    def _exchange(self, call: Call[Any], headers: dict[str, str] | None = None) -> Iterator[Answer]:
         """Send `call` on a connection of its own, and close it at the end. An answer of 400 and above is raised."""
         paths.check_socket_path(self.socket_path)
-        connection = _UnixConnection(self.socket_path, self.timeout)
+        connection = UnixConnection(self.socket_path, self.timeout)
         try:
-            with _blame(self.socket_path):
+            with blame(self.socket_path):
                 connection.request(call.method, call.path, call.body, headers or {})
-                answer = _Answer(connection, connection.getresponse())
+                answer = Answer(connection, connection.getresponse())
             if answer.status >= 400:
                 raise error_from(answer.status, answer.read())
             yield answer
         finally:
             connection.close()
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """http.client over AF_UNIX. It calls itself localhost: the daemon builds URLs from that."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self.socket_path = path
-        self.raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-
-    def connect(self) -> None:
-        self.raw.settimeout(self.timeout)
-        self.raw.connect(os.fspath(self.socket_path))
-        self.sock = self.raw
-
-    def close(self) -> None:
-        super().close()
-        self.raw.close()
-
-
-class _Answer:
-    """An answer whose body has yet to be read. Both reads raise NotRunningError when the daemon falls silent or away."""
-
-    def __init__(self, connection: _UnixConnection, response: http.client.HTTPResponse) -> None:
-        self._connection = connection
-        self._response = response
-        self.status = response.status
-
-    def read(self) -> bytes:
-        with _blame(self._connection.socket_path):
-            return self._response.read()
-
-    def read_some(self, timeout: float | None = None) -> bytes:
-        """Return the bytes that are there, waiting up to `timeout` seconds for the first; b"" at the end."""
-        with _blame(self._connection.socket_path, "The daemon has stopped."):
-            if timeout is not None:
-                self._connection.raw.settimeout(max(timeout, 0.001))  # zero would mean: do not block
-            return self._response.read1(CHUNK)
-
-
-@contextlib.contextmanager
-def _blame(path: Path, gone: str = "The daemon went away before it had answered.") -> Iterator[None]:
-    """Turn what a socket says about the daemon into our own errors; `gone` is the sentence for one that broke off."""
-    try:
-        yield
-    except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise NotRunningError(f"No daemon listens on {path}.", hint=how_to_start()) from error
-    except PermissionError as error:
-        raise RefusedError(
-            f"The socket {path} may not be opened: it belongs to another user.",
-            hint="Each user runs a daemon of their own.",
-        ) from error
-    except TimeoutError as error:
-        how = (
-            "`systemctl --user restart comfytunnel`"
-            if paths.has_service()
-            else "end it, then `comfytunnel daemon`"
-        )
-        raise NotRunningError(
-            f"The daemon on {path} does not answer.", hint=f"It may be stopped or stuck: restart it ({how})."
-        ) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise NotRunningError(gone, hint=how_to_start()) from error
 
 
 def _part(name: str) -> str:

@@ -58,10 +58,19 @@ class TunnelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobsConfig:
-    """`[jobs]`. `max_ahead`: jobs that wait on the server behind the running one."""
+    """`[jobs]`. `max_ahead`: jobs that wait on the server behind the running one, `max_waiting`: in our own line. 0 is no limit, but for
+    `max_ahead`. `time_to_*` in seconds."""
 
     output_dir: Path = field(default_factory=lambda: Path("~/Pictures/comfytunnel").expanduser())
     max_ahead: int = 1
+    max_waiting: int = 0
+    time_to_start: float = 0
+    time_to_run: float = 0
+    forward_partner_key: bool = False
+    keep_jobs_days: float = 0
+    keep_jobs_mb: float = 0
+    keep_outputs_days: float = 0
+    keep_outputs_gb: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

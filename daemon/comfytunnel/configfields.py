@@ -152,7 +152,18 @@ TUNNEL_FIELDS: Mapping[str, Reader] = {
     "allow_other_users": lambda value: _as(bool, value),
 }
 SECTIONS: Mapping[str, Mapping[str, Reader]] = {
-    "jobs": {"output_dir": _path, "max_ahead": _number(int, 0, 16, "jobs")},
+    "jobs": {
+        "output_dir": _path,
+        "max_ahead": _number(int, 0, 16, "jobs"),
+        "max_waiting": _number(int, 0, 1_000_000, "jobs"),
+        "time_to_start": _number(float, 0, 31_536_000, "seconds"),
+        "time_to_run": _number(float, 0, 31_536_000, "seconds"),
+        "forward_partner_key": lambda value: _as(bool, value),
+        "keep_jobs_days": _number(float, 0, 36_500, "days"),
+        "keep_jobs_mb": _number(float, 0, 1_000_000, "megabytes"),
+        "keep_outputs_days": _number(float, 0, 36_500, "days"),
+        "keep_outputs_gb": _number(float, 0, 1_000_000, "gigabytes"),
+    },
     "web": {"listen": _checked(_web_listen), "token": _token},
     "log": {
         "level": _choice("debug", "info", "warning", "error"),

@@ -27,10 +27,13 @@ from comfytunnel.wirejobs import JobRequest as JobRequest
 from comfytunnel.wirejobs import JobRequestExtra as JobRequestExtra
 from comfytunnel.wirejobs import JobUrls as JobUrls
 from comfytunnel.wirejobs import JobWorkflow as JobWorkflow
+from comfytunnel.wirejobs import MoveRequest as MoveRequest
 from comfytunnel.wirejobs import Output as Output
 from comfytunnel.wirejobs import OutputExtra as OutputExtra
 from comfytunnel.wirejobs import PreviewEvent as PreviewEvent
+from comfytunnel.wirejobs import PriorityRequest as PriorityRequest
 from comfytunnel.wirejobs import Progress as Progress
+from comfytunnel.wirejobs import Queue as Queue
 from comfytunnel.wirejobs import StatusEvent as StatusEvent
 from comfytunnel.wirejobs import StatusExtra as StatusExtra
 from comfytunnel.wirejobs import WaitsFor as WaitsFor
@@ -143,6 +146,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     cause: Cause | None = None
     tunnels: dict[str, Tunnel] = {}
     jobs: JobCounts = JobCounts()
+    queue: Queue | None = None
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ Part of wire.py, which passes every name on: readers import them from there. The
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,6 +15,12 @@ NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 TERMINAL = frozenset({"succeeded", "canceled", "failed", "expired"})
 """The statuses that a job never leaves."""
+
+
+Priority = Annotated[int, msgspec.Meta(ge=-1000, le=1000)]
+"""Higher runs earlier."""
+Limit = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
+"""Seconds, a year at most."""
 
 
 class JobCounts(msgspec.Struct, frozen=True):
@@ -124,12 +130,16 @@ class WaitsFor(msgspec.Struct, frozen=True):
 
 
 class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
-    """`executions`: how often ComfyUI is known to have been given the prompt. `folder`: where the outputs are."""
+    """`executions`: how often ComfyUI is known to have been given the prompt. `folder`: where the outputs are. `ttl`, `time_to_run`:
+    seconds from the submission in which it must begin to run, and that it may run; null: no limit."""
 
     revision: int
     tunnel: str | None = None
     label: str | None = None
     priority: int = 0
+    ttl: float | None = None
+    time_to_run: float | None = None
+    fail_fast: bool = False
     waits_for: WaitsFor | None = None
     executions: int = 0
     retry_of: str | None = None
@@ -186,14 +196,38 @@ class PreviewEvent(msgspec.Struct, frozen=True):
 
 
 class JobRequestExtra(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a submitter may ask of us. `tunnel`: a name, or null for any. Higher `priority` runs earlier."""
+    """What a submitter may ask of us. `tunnel`: a name, or null for any. Higher `priority` runs earlier. `ttl`, `time_to_run`: as in
+    JobExtra; null: what the config says. `fail_fast`: fail where it would have to wait for more than the jobs before it."""
 
     tunnel: str | None = None
     label: Annotated[str, msgspec.Meta(max_length=200)] | None = None
-    priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
+    priority: Priority = 0
+    ttl: Limit | None = None
+    time_to_run: Limit | None = None
+    fail_fast: bool = False
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     workflow: dict[str, Any]
     extra_data: dict[str, Any] = {}
     comfytunnel: JobRequestExtra = JobRequestExtra()
+
+
+class PriorityRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    priority: Priority
+
+
+class MoveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a waiting job is to stand: right before another one (`before`, an id), or at an end of the line (`to`). One of both."""
+
+    before: str | None = None
+    to: Literal["front", "back"] | None = None
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """`state`: open, paused, draining, drained. `waiting`: jobs in line; `on_server`: jobs that a ComfyUI has, or whose outputs come home."""
+
+    state: str
+    since: datetime
+    waiting: int
+    on_server: int

@@ -20,11 +20,24 @@ from comfytunnel import wire
 from comfytunnel.api.context import Context
 from comfytunnel.api.listen import Lock, control_socket
 from comfytunnel.api.server import Server
-from comfytunnel.errors import NotFoundError, RefusedError
+from comfytunnel.errors import NotFoundError, RefusedError, UsageError
 from comfytunnel.feed import Feed
 from comfytunnel.history import History
 from comfytunnel.jobs.assets import Assets
-from comfytunnel.jobs.model import TERMINAL, Job, LiveProgress, NewJob, Output, Preview, Stage, Status, Waits
+from comfytunnel.jobs.model import (
+    TERMINAL,
+    Job,
+    LiveProgress,
+    Mode,
+    NewJob,
+    Output,
+    Preview,
+    Queue,
+    Stage,
+    Status,
+    Waits,
+)
+from comfytunnel.jobs.place import JobsSettings
 from comfytunnel.jobs.scheduler import Scheduler
 from comfytunnel.jobs.store import Store
 from comfytunnel.workflow.graph import parse_api_graph
@@ -165,13 +178,17 @@ class HandScheduler:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.live: Feed[int] = Feed(0)
+        self.queue = Queue(Mode.OPEN, STARTED)
+        self.settings = JobsSettings(output_dir=Path("/pictures"))
         self.now: dict[str, LiveProgress] = {}
         self.pictures: dict[str, Preview] = {}
         self.waits: Waits | None = Waits("link_down", "the link is connecting", "", STARTED)
 
-    async def submit(self, new: NewJob) -> Job:
+    async def submit(self, new: NewJob, *, claim: str | None = None, partner_key: str | None = None) -> Job:
         parse_api_graph(new.workflow)
-        return await self.store.add(new, now=datetime.now(UTC))
+        if partner_key is not None:
+            raise UsageError("No partner keys here.", hint="Leave it out.")
+        return await self.store.add(new, now=datetime.now(UTC), claim=claim)
 
     async def cancel(self, job_id: str) -> Job:
         job = await self.store.get(job_id)

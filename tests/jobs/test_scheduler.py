@@ -38,7 +38,7 @@ async def test_positions_and_reasons_are_told_while_jobs_wait(bench: Bench) -> N
     assert (bench.scheduler.queue_position(high), bench.scheduler.queue_position(low)) == (0, 1)
     waits = bench.scheduler.waits_for(low)
     assert waits is not None
-    assert (waits.code, waits.since) == ("auth_refused", low.created_at)
+    assert waits.code == "auth_refused"
     assert bench.scheduler.demand.value == {"default": 2}
     await bench.scheduler.cancel(high.id)
     assert bench.scheduler.queue_position(low) == 0

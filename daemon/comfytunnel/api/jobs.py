@@ -6,7 +6,7 @@ submitted is judged by the scheduler; here a request is only read.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 from aiohttp import web
@@ -14,29 +14,46 @@ from aiohttp import web
 from comfytunnel import wire
 from comfytunnel.api.answers import answer, read_json
 from comfytunnel.api.context import Context, context, origin
+from comfytunnel.comfy.shapes import PARTNER_KEY
 from comfytunnel.errors import NotFoundError, UsageError, WorkflowError
 from comfytunnel.jobs.model import Job, LiveProgress, NewJob, Output, Status
 
 PAGE = 100  # jobs on one page of the list, and the most that may be asked for
-PARTNER_KEY = "api_key_comfy_org"  # the one key that the contract allows in extra_data
+PARTNER_KEY_MOST = 4096  # characters
+CLAIM_MOST = 255  # characters of an Idempotency-Key
 
 
 async def submit(request: web.Request) -> web.Response:
-    """201 once the job is on disk, whether or not any tunnel is up."""
+    """201 once the job is on disk, whether or not any tunnel is up. A claim that was used is refused before all else: the body need not
+    even be read."""
+    its, claim = context(request), _claim(request)
+    if claim is not None:
+        await its.store.claimed(claim, datetime.now(UTC))
     asked = await _read_request(request)
     extra = asked.comfytunnel
-    its = context(request)
     async with its.assets.bound(asked.workflow) as inputs:
-        job = await its.scheduler.submit(
-            NewJob(
-                workflow=asked.workflow,
-                inputs=inputs,
-                tunnel=extra.tunnel,
-                label=extra.label,
-                priority=extra.priority,
-            )
+        new = NewJob(
+            workflow=asked.workflow,
+            inputs=inputs,
+            tunnel=extra.tunnel,
+            label=extra.label,
+            priority=extra.priority,
+            ttl=extra.ttl,
+            time_to_run=extra.time_to_run,
+            fail_fast=extra.fail_fast,
         )
+        job = await its.scheduler.submit(new, claim=claim, partner_key=asked.extra_data.get(PARTNER_KEY))
     return answer(await view(its, job, origin(request)), 201)
+
+
+def _claim(request: web.Request) -> str | None:
+    """Return the request's Idempotency-Key."""
+    claim = request.headers.get("Idempotency-Key")
+    if claim is not None and not (claim.isascii() and claim.isprintable() and 0 < len(claim) <= CLAIM_MOST):
+        raise UsageError(
+            f"The Idempotency-Key must be 1 to {CLAIM_MOST} characters of ASCII.", hint="A UUID is usual."
+        )
+    return claim
 
 
 async def _read_request(request: web.Request) -> wire.JobRequest:
@@ -50,13 +67,14 @@ async def _read_request(request: web.Request) -> wire.JobRequest:
                 details=error.details,
             ) from error
         raise
-    if PARTNER_KEY in asked.extra_data:
+    key = asked.extra_data.get(PARTNER_KEY, "")
+    if not isinstance(key, str) or len(key) > PARTNER_KEY_MOST:
         raise UsageError(
-            f"extra_data.{PARTNER_KEY} is not taken: it would put your key on the rented instance.",
-            hint="Leave it out; nodes that call partner services do not run through comfytunnel yet.",
+            f"extra_data.{PARTNER_KEY} is not a key: it must be a text of at most {PARTNER_KEY_MOST} characters.",
             details={"path": f"$.extra_data.{PARTNER_KEY}"},
+            hint="Copy it from the page of your account.",
         )
-    for name in asked.extra_data:
+    for name in asked.extra_data.keys() - {PARTNER_KEY}:
         raise UsageError(
             f"extra_data holds {name!r}, which Comfy API v2 does not allow.",
             hint="Leave it out.",
@@ -77,7 +95,9 @@ async def listing(request: web.Request) -> web.Response:
         status=_status(query.get("status")), cursor=query.get("cursor"), limit=_limit(query.get("limit"))
     )
     base = origin(request)
-    return answer(wire.JobList([await view(its, job, base) for job in found], following))
+    outputs = await its.store.outputs_of(job.id for job in found)
+    shown = [draw(its, job, outputs.get(job.id, []), base) for job in found]
+    return answer(wire.JobList(shown, following))
 
 
 def _status(given: str | None) -> Status | None:
@@ -132,15 +152,19 @@ def _unknown(request: web.Request) -> NotFoundError:
 
 async def view(its: Context, job: Job, base: str) -> wire.Job:
     """Return the job as the contract shows it; `base` is what its URLs start with."""
+    return draw(its, job, await its.store.outputs(job.id), base)
+
+
+def draw(its: Context, job: Job, outputs: list[Output], base: str) -> wire.Job:
+    """As `view`, where the outputs are known."""
     its_own = f"{base}/api/v2/jobs/{job.id}"
-    outputs = await its.store.outputs(job.id)
     return wire.Job(
         id=job.id,
         status=job.status.value,
         created_at=job.created_at,
         started_at=job.started_at,
         completed_at=job.completed_at,
-        expires_at=wire.NEVER,
+        expires_at=_expiry(its, job),
         queue_position=its.scheduler.queue_position(job),
         progress=progress_view(its.scheduler.progress(job.id), job),
         outputs=[output_view(output, base) for output in outputs],
@@ -155,12 +179,23 @@ async def view(its: Context, job: Job, base: str) -> wire.Job:
             tunnel=job.place or job.tunnel,
             label=job.label,
             priority=job.priority,
+            ttl=job.ttl,
+            time_to_run=job.time_to_run,
+            fail_fast=job.fail_fast,
             waits_for=_waits_view(its, job),
             executions=job.executions,
             retry_of=job.retry_of,
             folder=job.folder,
             note=job.note,
         ),
+    )
+
+
+def _expiry(its: Context, job: Job) -> datetime:
+    """Return when the job will be forgotten by its age; a limit on the size of all has no date."""
+    age = its.scheduler.settings.keep.jobs_age
+    return (
+        wire.NEVER if age is None or job.completed_at is None else job.completed_at + timedelta(seconds=age)
     )
 
 

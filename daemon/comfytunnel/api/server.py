@@ -12,7 +12,7 @@ from typing import Self
 
 from aiohttp import web
 
-from comfytunnel.api import assets, doctor, jobs, metrics, outages, stream, tunnels
+from comfytunnel.api import assets, doctor, jobs, metrics, outages, queue, stream, tunnels
 from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, owner_only
 from comfytunnel.api.context import CONTEXT, Context
 
@@ -31,6 +31,13 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("GET", "/v1/doctor", doctor.doctor),
     ("GET", "/v1/events", stream.daemon_events),
     ("POST", "/v1/reload", tunnels.reload),
+    ("GET", "/v1/queue", queue.show),
+    ("POST", "/v1/queue/pause", queue.pause),
+    ("POST", "/v1/queue/drain", queue.drain),
+    ("POST", "/v1/queue/resume", queue.resume),
+    ("POST", "/v1/jobs/{id}/retry", queue.retry),
+    ("POST", "/v1/jobs/{id}/priority", queue.prioritise),
+    ("POST", "/v1/jobs/{id}/move", queue.move),
     ("GET", "/api/v2/jobs", jobs.listing),
     ("POST", "/api/v2/jobs", jobs.submit),
     ("GET", "/api/v2/jobs/{id}", jobs.show),

@@ -7,6 +7,7 @@ import os
 from aiohttp import web
 
 from comfytunnel import __version__, wire
+from comfytunnel.api import queue
 from comfytunnel.api.answers import answer, read_json
 from comfytunnel.api.context import Context, context
 from comfytunnel.errors import Error
@@ -28,6 +29,7 @@ async def snapshot(its: Context) -> wire.Status:
         jobs=wire.JobCounts(
             **{status.value: number for status, number in (await its.store.counts()).items()}
         ),
+        queue=await queue.state(its),
     )
 
 

@@ -1,10 +1,10 @@
-"""`jobs list | show | wait | cancel`: what becomes of the jobs. Following one to its end is run.py's, the words are render.py's."""
+"""`jobs list | show | wait | cancel | retry` and `queue`: what becomes of the jobs. Following one to its end is run.py's, the words are render.py's."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -86,3 +86,30 @@ def jobs_cancel(
     for job_id in job_ids:
         job = client.cancel(job_id)
         exits.tell(render.json_text(job) if as_json else render.job_line(job, now()))
+
+
+@app.command("retry")
+def jobs_retry(
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], as_json: AsJson = False
+) -> None:
+    """Submit ended jobs once more, and print the ids of the new ones."""
+    client = Client()
+    for job_id in job_ids:
+        job = client.retry(job_id)
+        exits.tell(render.json_text(job) if as_json else render.safe(job).id)
+
+
+Order = Annotated[
+    Literal["pause", "resume", "drain"] | None,
+    typer.Argument(help="Nothing: show it.", show_default=False),
+]
+
+
+def queue(order: Order = None, as_json: AsJson = False) -> None:
+    """Pause, resume or drain the queue, or show it.
+
+    pause: ComfyUI gets no further jobs; new ones are accepted and wait. drain: none are accepted either, and once what is on the server has come
+    home the instance can be destroyed; what waits stays. Both outlive the daemon.
+    """
+    found = Client().queue(order)
+    exits.tell(render.json_text(found, indent=2) if as_json else render.queue_text(found, now()))

@@ -39,6 +39,11 @@ OnTunnel = Annotated[
     str | None, typer.Option("--tunnel", metavar="NAME", help="Run it there; otherwise anywhere.")
 ]
 Label = Annotated[str | None, typer.Option("--label", help="A name for the job, for you to find it by.")]
+Ttl = Annotated[
+    float | None,
+    typer.Option("--ttl", metavar="SECONDS", min=0.001, help="Let it expire unless it runs by then."),
+]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Fail rather than wait for a tunnel or ComfyUI.")]
 Priority = Annotated[int, typer.Option("--priority", min=-1000, max=1000, help="Higher runs earlier.")]
 NEEDS_YOU = frozenset({"down", "halted"})  # phases that no waiting ends
 START_PATIENCE = 3.0  # seconds that `wait` gives a daemon to appear; it takes half a second
@@ -233,6 +238,7 @@ def reconnect(name: TunnelName = None, as_json: AsJson = False) -> None:
 
 
 app.command()(trust)
+app.command()(jobs.queue)
 
 
 def _tell_tunnel(name: str, tunnel: wire.Tunnel, as_json: bool) -> None:
@@ -304,10 +310,13 @@ def submit(
     tunnel: OnTunnel = None,
     label: Label = None,
     priority: Priority = 0,
+    ttl: Ttl = None,
+    fail_fast: FailFast = False,
     as_json: AsJson = False,
 ) -> None:
     """Hand over a workflow and print the job's id; it runs when a tunnel is there."""
     from comfytunnel.cli.run import read_workflow
 
-    job = Client().submit(read_workflow(workflow), tunnel=tunnel, label=label, priority=priority)
+    graph = read_workflow(workflow)
+    job = Client().submit(graph, tunnel=tunnel, label=label, priority=priority, ttl=ttl, fail_fast=fail_fast)
     exits.tell(render.json_text(job, indent=2) if as_json else render.safe(job).id)

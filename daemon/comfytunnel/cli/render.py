@@ -88,11 +88,22 @@ def status_text(status: wire.Status, now: datetime, stuck: Sequence[wire.Job] = 
     for name, tunnel in status.tunnels.items():
         lines += ["", *tunnel_lines(name, tunnel, now)]
     lines += ["", f"jobs       {_counts(status.jobs)}"]
+    if status.queue is not None and status.queue.state != "open":
+        lines.append(f"queue      {queue_text(status.queue, now)}")
     for job in stuck:
         waits = waits_of(safe(job))
         if waits is not None:
             lines += [f"  waits    {printable(job.id)}: {waits.message}", *_hint(waits.hint, 11)]
     return "\n".join(lines)
+
+
+def queue_text(queue: wire.Queue, now: datetime) -> str:
+    """Return the queue in one line; one that does not go on by itself says how."""
+    there = f"{queue.waiting} waiting, {queue.on_server} on the server"
+    if queue.state == "open":
+        return f"open: {there}"
+    since = span(queue.since, now)
+    return f"{printable(queue.state)} for {since}: {there}; go on: comfytunnel queue resume"
 
 
 def waits_of(job: wire.Job) -> wire.WaitsFor | None:

@@ -123,14 +123,18 @@ class Client:
 
         return await self._long("/history", read, params={"max_items": str(RECENT)})
 
-    async def submit(self, graph: Mapping[str, Any], job_id: str, client_id: str) -> Submitted:
-        """POST /prompt. Ambiguous means: it may run. Refused (400, 413, 422) means: it will not."""
+    async def submit(
+        self, graph: Mapping[str, Any], job_id: str, client_id: str, *, partner_key: str | None = None
+    ) -> Submitted:
+        """POST /prompt. Ambiguous means: it may run. Refused (400, 413, 422) means: it will not. `partner_key` is put where
+        ComfyUI's partner nodes look for it."""
+        secret = {} if partner_key is None else {shapes.PARTNER_KEY: partner_key}
         body = msgspec.json.encode(
             {
                 "prompt": graph,
                 "prompt_id": job_id,
                 "client_id": client_id,  # a string, always: else cached nodes' outputs stay out of history
-                "extra_data": {shapes.JOB_KEY: job_id},
+                "extra_data": {shapes.JOB_KEY: job_id, **secret},
             }
         )
         answer = await self._json("POST", "/prompt", SUBMIT_DEADLINE, data=body)

@@ -19,6 +19,9 @@ from comfytunnel.comfy.errors import NotComfyUI
 JOB_KEY = "comfytunnel_job"
 """Where our id stands in `extra_data`, beside prompt_id: servers before about 0.3.45 ignore the prompt_id that we send."""
 
+PARTNER_KEY = "api_key_comfy_org"
+"""Where ComfyUI's partner nodes find the user's key in `extra_data`: the one name that Comfy API v2 allows there."""
+
 MESSAGE_CHARS = 2_000
 TRACEBACK_CHARS = 16_000
 TEXT_CHARS = 1_000_000

@@ -11,7 +11,7 @@ import asyncio
 import os
 import re
 import stat
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -199,6 +199,19 @@ class Assets:
             return
         async with self._lock:
             yield await self._resolve(found)
+
+    @asynccontextmanager
+    async def again(self, inputs: Sequence[Input]) -> AsyncIterator[tuple[Input, ...]]:
+        """The inputs of an ended job for another one like it; their bytes stay as with `bound`. UsageError `missing_asset` if they are gone."""
+        async with self._lock:
+            for item in inputs:
+                if not await self._there(item.blake3):
+                    raise UsageError(
+                        f"The input {item.name} of that job is not here any more.",
+                        hint="Upload it again, and submit the workflow again.",
+                        code="missing_asset",
+                    )
+            yield tuple(inputs)
 
     async def _lookup(self, found: list[Reference]) -> tuple[dict[str, Asset | Output], dict[str, Asset]]:
         ids = {reference.id for reference in found if reference.id is not None}

@@ -41,6 +41,21 @@ class Status(StrEnum):
 TERMINAL = frozenset({Status.SUCCEEDED, Status.CANCELED, Status.FAILED, Status.EXPIRED})
 
 
+class Mode(StrEnum):
+    """What the queue as a whole does. `paused`: nothing more is given to ComfyUI. `draining`: nor is anything more accepted."""
+
+    OPEN = "open"
+    PAUSED = "paused"
+    DRAINING = "draining"
+
+
+class Queue(msgspec.Struct, frozen=True):
+    """The queue's mode, since when."""
+
+    mode: Mode
+    since: datetime
+
+
 class Stage(StrEnum):
     """`submitting`: a POST may have been sent. `on_server`: ComfyUI has it. `fetching`: it ran, outputs come home."""
 
@@ -111,6 +126,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     null for any; `place`: the one it was given to. `executions`: how often ComfyUI is known to have been given the prompt;
     `losses`: how often it has provably lost it. `attempts`: POSTs since the last loss; `refusals`: those of them that were answered 500 and left nothing behind.
     `wanted`: what comes home, while it does (none in an ended job). `server`: the temp marker of the ComfyUI process that got it.
+    `rank`: where it stands among those of its priority (see line.py), None: by age. `ttl`: seconds after `created_at` in which it must have begun to
+    run, `time_to_run`: seconds that it may run; None: no limit. `because`: why it is being stopped, if it was not the user who asked for it.
+    `partner_key`: it came with a key for partner nodes, which is in memory only.
     What a job waits for is not stored but asked of the scheduler, because it changes for all of them at once.
     """
 
@@ -123,6 +141,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     place: str | None = None
     label: str | None = None
     priority: int = 0
+    rank: str | None = None
+    ttl: float | None = None
+    time_to_run: float | None = None
+    fail_fast: bool = False
+    partner_key: bool = False
     created_at: datetime
     submitted_at: datetime | None = None
     started_at: datetime | None = None
@@ -133,6 +156,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     refusals: int = 0
     nodes_total: int = 0
     cancel_requested: bool = False
+    because: Failure | None = None
     error: Failure | None = None
     note: str | None = None
     retry_of: str | None = None
@@ -196,13 +220,17 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """What a submitter asks for. `tunnel` null: any. Higher `priority` runs earlier, -1000 to 1000. `inputs`: what of the graph is a file
-    of ours."""
+    of ours. `fail_fast`: fail where it would have to wait for more than the jobs before it. The rest as in Job."""
 
     workflow: dict[str, Any]
     inputs: tuple[Input, ...] = ()
     tunnel: str | None = None
     label: str | None = None
     priority: int = 0
+    ttl: float | None = None
+    time_to_run: float | None = None
+    fail_fast: bool = False
+    partner_key: bool = False
     retry_of: str | None = None
 
 
@@ -235,6 +263,7 @@ class Changes(TypedDict, total=False):
     stage: Stage
     place: str | None
     priority: int
+    rank: str | None
     submitted_at: datetime | None
     started_at: datetime | None
     completed_at: datetime | None
@@ -243,6 +272,7 @@ class Changes(TypedDict, total=False):
     attempts: int
     refusals: int
     cancel_requested: bool
+    because: Failure | None
     error: Failure | None
     note: str | None
     folder: str | None

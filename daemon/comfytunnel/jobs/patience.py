@@ -82,8 +82,10 @@ class Patience:
         """The number of the link, once there is one and ComfyUI serves."""
         gate = self._place.gate.value
         if not gate.open:
-            self._wait_for(gate.why or Waits("not_serving", "The tunnel or ComfyUI is not there."))
-            gate = await self._place.gate.until(lambda gate: gate.open)
+            async for gate in self._place.gate.changes():
+                if gate.open:
+                    break
+                self._wait_for(gate.why or Waits("not_serving", "The tunnel or ComfyUI is not there."))
             self._settle_down()
         assert gate.link is not None
         return gate.link
@@ -98,8 +100,10 @@ class Patience:
         return True
 
     def _wait_for(self, waits: Waits) -> None:
-        if self.waits is None or self.waits.code != waits.code:
-            self.waits = msgspec.structs.replace(waits, since=waits.since or self._now())
+        same = self.waits is not None and self.waits.code == waits.code
+        since = self.waits.since if self.waits is not None and same else waits.since or self._now()
+        if self.waits != (waits := msgspec.structs.replace(waits, since=since)):
+            self.waits = waits
             self._changed()
 
     def _settle_down(self) -> None:

@@ -40,8 +40,20 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """How long what has ended is kept; None: for ever. Of jobs, their records (the workflow is most of that); of outputs, the files on
+    the user's disk. Age in seconds since the job's end, size in bytes of all together."""
+
+    jobs_age: float | None = None
+    jobs_size: int | None = None
+    outputs_age: float | None = None
+    outputs_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobsSettings:
-    """`max_ahead`: jobs kept on the server behind the running one. Times in seconds, sizes in bytes.
+    """`max_ahead`: jobs kept on the server behind the running one. `max_waiting`: jobs that may wait at most. `time_to_*`: what a job gets
+    that names no limit of its own. 0: no limit. Times in seconds, sizes in bytes.
 
     `settle`: what the far SSH server may still hold of a dead link is delivered within this time. `poll_*`: how often a job on
     the server is looked up when the websocket says nothing. `retry_max`: the longest pause after trouble with the road or our disk.
@@ -50,6 +62,11 @@ class JobsSettings:
 
     output_dir: Path
     max_ahead: int = 1
+    max_waiting: int = 0
+    time_to_start: float = 0.0
+    time_to_run: float = 0.0
+    forward_partner_key: bool = False
+    keep: Keep = Keep()
     settle: float = 5.0
     poll_min: float = 0.25
     poll_max: float = 2.0

@@ -40,7 +40,18 @@ from comfytunnel.jobs.patience import Patience
 from comfytunnel.jobs.place import JobsSettings, Place
 from comfytunnel.jobs.reading import judged, rejected
 from comfytunnel.jobs.store import Store
-from comfytunnel.jobs.verdict import Look, Process, Seen, decide, ended, given, lost, not_given
+from comfytunnel.jobs.verdict import (
+    CREDENTIAL_GONE,
+    Look,
+    Process,
+    Seen,
+    decide,
+    ended,
+    given,
+    lost,
+    not_given,
+    overdue,
+)
 from comfytunnel.workflow.graph import parse_api_graph
 
 log = structlog.get_logger(__name__)
@@ -68,6 +79,7 @@ class Run(Patience):
         client_id: str,
         now: Callable[[], datetime],
         changed: Callable[[], None],
+        partner_key: str | None = None,
     ) -> None:
         super().__init__(place, marker, settings, now=now, changed=changed)
         self.job = job
@@ -79,6 +91,7 @@ class Run(Patience):
         self._listener = listener
         self._client_id = client_id
         self._refused = False
+        self._partner_key = partner_key
 
     def note(self, job: Job) -> None:
         """Take up a newer state of the job, whoever made it."""
@@ -119,6 +132,9 @@ class Run(Patience):
 
     async def _submit(self, workflow: dict[str, object]) -> None:
         """Write, POST, write. Leaves `waiting` untouched if there is trouble before the POST."""
+        if self.job.partner_key and self._partner_key is None:
+            await self._patiently(lambda: self._move(ended(Status.FAILED, self._now(), CREDENTIAL_GONE)))
+            return
         link = self._place.gate.value.link
         try:
             graph = await self._stage(workflow)
@@ -146,7 +162,9 @@ class Run(Patience):
         if not self._at(Stage.SUBMITTING):
             return  # canceled in between
         try:
-            answer = await self._client.submit(graph, self.job.id, self._client_id)
+            answer = await self._client.submit(
+                graph, self.job.id, self._client_id, partner_key=self._partner_key
+            )
         except Refused as error:
             refusal = ended(Status.FAILED, self._now(), rejected(error.body))
             after = refusal if error.status in INVALID else not_given(self.job, self._now())
@@ -247,6 +265,9 @@ class Run(Patience):
             if changes is not None:
                 await self._move(changes)
                 continue
+            failure = overdue(self.job, look.seen, self._now())
+            if failure is not None:
+                await self._move({"cancel_requested": True, "status": Status.CANCELING, "because": failure})
             if self.job.cancel_requested and clock() - told >= CANCEL_AGAIN:
                 await self._tell_cancel(look)
                 told, delay = clock(), self.settings.poll_min

@@ -63,6 +63,17 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE INDEX inputs_by_hash ON inputs (blake3);
     """,
+    """
+    CREATE TABLE claims (key TEXT PRIMARY KEY, made TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+    ALTER TABLE jobs ADD COLUMN ended_at REAL;
+    UPDATE jobs SET ended_at = CAST(strftime('%s', json_extract(CAST(body AS TEXT), '$.completed_at')) AS REAL)
+        WHERE stage = 'ended';
+    CREATE INDEX jobs_by_end ON jobs (ended_at) WHERE ended_at IS NOT NULL;
+    ALTER TABLE outputs ADD COLUMN path TEXT NOT NULL DEFAULT '';
+    ALTER TABLE outputs ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+    UPDATE outputs SET path = json_extract(CAST(body AS TEXT), '$.path'), size = json_extract(CAST(body AS TEXT), '$.size');
+    CREATE INDEX outputs_by_path ON outputs (path);
+    """,
 )
 """`body` is the whole Job, Output, Asset or Input as JSON; what is searched for stands in columns of its own beside it."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from datetime import datetime
 
 import structlog
@@ -34,7 +34,8 @@ DISK_TROUBLES = frozenset({"disk_full", "folder_unwritable"})
 
 
 class Station:
-    """Owns its Runs. `changed` is called whenever anything that a reader may see has changed; `back` gets a job that waits again."""
+    """Owns its Runs. `gate_since`: when the gate opened, or began to be closed for the reason that it has now. `held`: whether nothing is to be
+    given out. `partner_keys`: by job id, forgotten when the job ends. `changed` is called whenever anything that a reader may see has changed; `back` gets a job that waits again."""
 
     def __init__(
         self,
@@ -47,6 +48,8 @@ class Station:
         now: Callable[[], datetime],
         changed: Callable[[], None],
         back: Callable[[Job], None],
+        held: Callable[[], bool],
+        partner_keys: MutableMapping[str, str],
     ) -> None:
         self.place = place
         self.runs: dict[str, Run] = {}
@@ -61,6 +64,9 @@ class Station:
         self._now = now
         self._tell = changed
         self._back = back
+        self._held = held
+        self._partner_keys = partner_keys
+        self.gate_since: datetime | None = None
         self._marker = Marker(place.client)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._taking: str | None = None
@@ -102,6 +108,7 @@ class Station:
         run = self._start(group, job)
         await run.left.wait()
         self.trouble = run.waits if run.job.stage is Stage.WAITING else None
+        self._tell()
         return run.job.stage is not Stage.WAITING
 
     def apply(self, settings: JobsSettings) -> None:
@@ -128,7 +135,7 @@ class Station:
 
     def _next(self) -> str | None:
         """The job to give out now, None if there is none or no room."""
-        if not self.place.gate.value.open:
+        if not self.place.gate.value.open or self._held():
             return None
         busy = self.on_server()
         unsettled = any(run.job.stage is not Stage.ON_SERVER for run in busy)
@@ -149,6 +156,7 @@ class Station:
             client_id=self._client_id,
             now=self._now,
             changed=self._changed,
+            partner_key=self._partner_keys.get(job.id),
         )
         self.runs[job.id] = run
         self._tasks[job.id] = group.create_task(self._carry(run), name=f"job {job.id}")
@@ -170,6 +178,8 @@ class Station:
                 run.note(after or run.job)
         finally:
             del self.runs[job_id], self._tasks[job_id]
+            if run.job.ended:
+                self._partner_keys.pop(job_id, None)
             if run.job.stage is Stage.WAITING:
                 self._back(run.job)
             self._changed()
@@ -180,7 +190,11 @@ class Station:
         self._tell()
 
     async def _watch_gate(self) -> None:
-        async for _ in self.place.gate.changes():
+        told: tuple[bool, str] | None = None
+        async for gate in self.place.gate.changes():
+            is_so = (gate.open, gate.why.code if gate.why is not None else "")
+            if is_so != told:
+                told, self.gate_since = is_so, self._now()
             self._marker.doubt()
             self._changed()
 

@@ -1,7 +1,6 @@
-"""The jobs on disk: with assetstore.py, which goes through here, the only SQL of the program (schema.py holds the tables).
+"""The jobs on disk. The program's SQL is here, in schema.py (the tables), assetstore.py (uploads) and attic.py (what is forgotten).
 
-One SQLite file, WAL, synchronous=FULL: what a method has returned survives a power cut. Every change of a job takes the next
-revision, so the table is the event log: `revision` only pokes, readers ask `since(n)`.
+Every change of a job takes the next revision, so the table is the event log: `revision` only pokes, readers ask `since(n)`.
 
 Each method is one function that runs whole on one thread of the store's own, so it is one transaction: two callers never share one,
 and a caller that is cancelled leaves either all of it or nothing.
@@ -9,81 +8,39 @@ and a caller that is cancelled leaves either all of it or nothing.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import sqlite3
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any, TypeVar, Unpack
 from uuid import uuid4
 
 import msgspec
 
-from comfytunnel.errors import StateError, UsageError
-from comfytunnel.feed import Feed
+from comfytunnel.errors import UsageError
+from comfytunnel.jobs.attic import Attic
 from comfytunnel.jobs.model import Changes, Input, Job, NewJob, Output, Stage, Status, apply
-from comfytunnel.jobs.schema import open_database, translated
 
 T = TypeVar("T")
+
+CLAIM_AGE = timedelta(hours=24)
+"""How long an Idempotency-Key is remembered (Comfy API v2)."""
 
 _jobs = msgspec.json.Decoder(Job)
 _outputs = msgspec.json.Decoder(Output)
 _inputs = msgspec.json.Decoder(Input)
 
 
-class Store:
+class Store(Attic):
     """Open with `await Store.open(path)`; every method may raise StateError (full disk, broken file)."""
 
-    notice: str | None
-    """What the user must be told about the opening (a broken database was moved aside), or None."""
-
-    revision: Feed[int]
-    """The revision of the latest change."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
-        self._db: sqlite3.Connection
-        self._count = 0
-
-    @classmethod
-    async def open(cls, path: Path) -> Store:
-        """Open or make the database; a broken one is moved aside (see `notice`), never deleted.
-
-        Raises StateError: the folder is not writable, the disk is full, or the file was written by a newer version.
-        """
-        store = cls(path)
-
-        def begin() -> str | None:
-            store._db, notice = open_database(path, datetime.now(UTC))
-            store._count = store._one("SELECT revision FROM counter")[0]
-            return notice
-
-        try:
-            store.notice = await store._run(begin)
-        except BaseException:
-            store._thread.shutdown(wait=False)
-            raise
-        store.revision = Feed(store._count)
-        return store
-
-    @property
-    def files(self) -> Path:
-        """The folder of the uploaded files, beside the database."""
-        return self._path.parent / "assets"
-
-    async def close(self) -> None:
-        await self._run(self._db.close)
-        self._thread.shutdown(wait=False)
-
-    async def add(self, new: NewJob, *, now: datetime) -> Job:
-        """Accept a job: on disk when this returns."""
+    async def add(self, new: NewJob, *, now: datetime, claim: str | None = None) -> Job:
+        """Accept a job: on disk when this returns, and with it the `claim` (see `claimed`). Raises UsageError
+        (`idempotency_key_reuse`) if that was taken."""
         workflow = msgspec.json.encode(new.workflow)
         job_id = str(uuid4())
 
         def insert() -> Job:
+            if claim is not None:
+                self._claim(claim, job_id, now)
             revision = self._next()
             job = Job(
                 id=job_id,
@@ -96,6 +53,10 @@ class Store:
                 tunnel=new.tunnel,
                 label=new.label,
                 priority=new.priority,
+                ttl=new.ttl,
+                time_to_run=new.time_to_run,
+                fail_fast=new.fail_fast,
+                partner_key=new.partner_key,
                 created_at=now,
                 nodes_total=len(new.workflow),
                 retry_of=new.retry_of,
@@ -147,6 +108,15 @@ class Store:
         return await self._select(
             "SELECT body FROM jobs WHERE stage IN ('submitting', 'on_server', 'fetching') ORDER BY seq", ()
         )
+
+    async def in_line(self) -> int:
+        """How many jobs wait."""
+        return await self._run(lambda: int(self._one("SELECT count(*) FROM jobs WHERE stage = 'waiting'")[0]))
+
+    async def on_server(self) -> int:
+        """How many jobs were given to a place and have not ended."""
+        sql = "SELECT count(*) FROM jobs WHERE stage IN ('submitting', 'on_server', 'fetching')"
+        return await self._run(lambda: int(self._one(sql)[0]))
 
     async def workflow(self, job_id: str) -> dict[str, Any] | None:
         def read() -> dict[str, Any] | None:
@@ -205,8 +175,15 @@ class Store:
             if job is None or job.ended:
                 return
             self._db.execute(
-                "INSERT OR REPLACE INTO outputs (asset_id, job_id, ord, body) VALUES (?, ?, ?, ?)",
-                (output.asset_id, output.job_id, output.ord, msgspec.json.encode(output)),
+                "INSERT OR REPLACE INTO outputs (asset_id, job_id, ord, body, path, size) VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    output.asset_id,
+                    output.job_id,
+                    output.ord,
+                    msgspec.json.encode(output),
+                    output.path,
+                    output.size,
+                ),
             )
             self._put(apply(job, {}, self._next()))
 
@@ -218,6 +195,19 @@ class Store:
         def read() -> list[Output]:
             rows = self._db.execute("SELECT body FROM outputs WHERE job_id = ? ORDER BY ord", (job_id,))
             return [_outputs.decode(row[0]) for row in rows]
+
+        return await self._run(read)
+
+    async def outputs_of(self, job_ids: Iterable[str]) -> dict[str, list[Output]]:
+        """The outputs of many jobs at once; a job without any is absent."""
+        asked = msgspec.json.encode(list(job_ids)).decode()
+
+        def read() -> dict[str, list[Output]]:
+            found: dict[str, list[Output]] = {}
+            sql = "SELECT job_id, body FROM outputs WHERE job_id IN (SELECT value FROM json_each(?)) ORDER BY job_id, ord"
+            for job_id, body in self._db.execute(sql, (asked,)):
+                found.setdefault(job_id, []).append(_outputs.decode(body))
+            return found
 
         return await self._run(read)
 
@@ -237,16 +227,33 @@ class Store:
 
         return await self._write(keep)
 
-    # For the room's other tables (assetstore.py): `work` runs whole on the store's thread.
+    async def remember(self, key: str, value: str) -> None:
+        """Set a small lasting value."""
+        await self._write(lambda: self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value)))
 
-    async def reading(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._run(lambda: work(self._db))
-
-    async def writing(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """One transaction: all of it or nothing."""
-        return await self._write(lambda: work(self._db))
+    async def claimed(self, claim: str, now: datetime) -> None:
+        """Raises UsageError (`idempotency_key_reuse`, the id of what was made in details) if an Idempotency-Key was used in the last
+        CLAIM_AGE; the answer to a submission may have been lost, and this is how the submitter learns what became of it."""
+        await self._run(lambda: self._refuse_claimed(claim, now))
 
     # What follows runs on the store's thread.
+
+    def _claim(self, claim: str, made: str, now: datetime) -> None:
+        self._db.execute("DELETE FROM claims WHERE at <= ?", ((now - CLAIM_AGE).timestamp(),))
+        self._refuse_claimed(claim, now)
+        self._db.execute("INSERT INTO claims VALUES (?, ?, ?)", (claim, made, now.timestamp()))
+
+    def _refuse_claimed(self, claim: str, now: datetime) -> None:
+        row = self._one(
+            "SELECT made FROM claims WHERE key = ? AND at > ?", (claim, (now - CLAIM_AGE).timestamp())
+        )
+        if row is not None:
+            raise UsageError(
+                "This Idempotency-Key was used before: nothing is done a second time.",
+                hint=f"What it made is {row[0]}; for another submission send another key.",
+                code="idempotency_key_reuse",
+                details={"job_id": row[0]},
+            )
 
     def _get(self, job_id: str) -> Job | None:
         row = self._db.execute("SELECT body FROM jobs WHERE id = ?", (job_id,)).fetchone()
@@ -254,53 +261,23 @@ class Store:
 
     def _put(self, job: Job) -> Job:
         self._db.execute(
-            "UPDATE jobs SET revision = ?, status = ?, stage = ?, body = ? WHERE id = ?",
-            (job.revision, job.status, job.stage, msgspec.json.encode(job), job.id),
+            "UPDATE jobs SET revision = ?, status = ?, stage = ?, body = ?, ended_at = ? WHERE id = ?",
+            (
+                job.revision,
+                job.status,
+                job.stage,
+                msgspec.json.encode(job),
+                _seconds(job.completed_at),
+                job.id,
+            ),
         )
         return job
-
-    def _next(self) -> int:
-        self._db.execute("UPDATE counter SET revision = revision + 1")
-        return int(self._one("SELECT revision FROM counter")[0])
-
-    def _one(self, sql: str, given: Iterable[Any] = ()) -> Any:
-        return self._db.execute(sql, tuple(given)).fetchone()
 
     # What follows runs in the event loop.
 
     async def _select(self, sql: str, given: Iterable[Any]) -> list[Job]:
         return await self._run(lambda: [_jobs.decode(row[0]) for row in self._db.execute(sql, tuple(given))])
 
-    async def _write(self, change: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
 
-        def whole() -> T:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                result = change()
-                revision = int(self._one("SELECT revision FROM counter")[0])
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to poke
-                loop.call_soon_threadsafe(self._poke, revision)
-            return result
-
-        return await self._run(whole)
-
-    def _poke(self, revision: int) -> None:
-        """From the thread's side, so that a caller that was cancelled meanwhile does not keep its change to itself."""
-        self.revision.set(max(revision, self.revision.value))
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        def guarded() -> T:
-            with translated(self._path):
-                return work()
-
-        try:
-            doing = asyncio.get_running_loop().run_in_executor(self._thread, guarded)
-        except RuntimeError as error:
-            raise StateError("The job database is closed: comfytunnel is stopping.") from error
-        return await doing
+def _seconds(at: datetime | None) -> float | None:
+    return None if at is None else at.timestamp()

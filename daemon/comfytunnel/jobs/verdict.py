@@ -8,10 +8,18 @@ when it is certainly not there and certainly will not be: see `settled`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from comfytunnel.jobs.model import MAX_LOSSES, MAX_REFUSALS, Changes, Failure, Job, Stage, Status, Wanted
+
+NOT_STARTED = "not_started_in_time"
+RAN_TOO_LONG = "ran_too_long"
+CREDENTIAL_GONE = Failure(
+    "credential_gone",
+    "Its key for partner nodes was kept in memory only, and comfytunnel was restarted before the job could be given to ComfyUI. "
+    "Submit it again.",
+)
 
 
 class Seen(StrEnum):
@@ -72,7 +80,7 @@ def decide(
             text = "It was interrupted on the server, not by comfytunnel."
             return ended(Status.CANCELED, now, Failure("interrupted_on_server", text))
         case Seen.INTERRUPTED:
-            return ended(Status.CANCELED, now)
+            return stopped(job, now)
     return ended(Status.FAILED, now, look.failure)
 
 
@@ -91,7 +99,7 @@ def not_given(job: Job, now: datetime, *, refused: bool = False) -> Changes:
     """ComfyUI certainly has not got the job. `refused`: it answered 500; a server that does so again and again is not asked
     for ever."""
     if job.cancel_requested:
-        return ended(Status.CANCELED, now)
+        return stopped(job, now)
     refusals = job.refusals + refused
     if refused and refusals >= MAX_REFUSALS:
         text = f"ComfyUI answered the submission {refusals} times with an internal error (500) and did not take it."
@@ -107,7 +115,7 @@ def not_given(job: Job, now: datetime, *, refused: bool = False) -> Changes:
 
 def _absent(job: Job, process: Process, now: datetime) -> Changes:
     if job.cancel_requested:
-        return ended(Status.CANCELED, now)
+        return stopped(job, now)
     if process is Process.OTHER:
         return lost(job, now)
     if job.stage is Stage.SUBMITTING:
@@ -125,7 +133,7 @@ def _absent(job: Job, process: Process, now: datetime) -> Changes:
 def lost(job: Job, now: datetime, what: str = "the job") -> Changes:
     """ComfyUI has provably lost the job (it is another process): once more, at most MAX_LOSSES times."""
     if job.cancel_requested:
-        return ended(Status.CANCELED, now)
+        return stopped(job, now)
     losses = job.losses + 1
     if losses > MAX_LOSSES:
         text = (
@@ -161,6 +169,36 @@ def _ran(job: Job, look: Look, now: datetime, folder: str, max_files: int) -> Ch
     if job.cancel_requested:
         changes["note"] = "It finished before the cancel took effect."
     return changes
+
+
+def overdue(job: Job, seen: Seen, now: datetime) -> Failure | None:
+    """Why a job on the server must be stopped now: a limit of its own has passed. None while none has, or if it is being stopped."""
+    if job.cancel_requested:
+        return None
+    if seen is Seen.PENDING and late(job, now):
+        return too_late(job)
+    running = (now - job.started_at).total_seconds() if seen is Seen.RUNNING and job.started_at else 0.0
+    if job.time_to_run is not None and running >= job.time_to_run:
+        text = f"It was stopped because it ran for longer than {job.time_to_run:g} s, its time to run."
+        return Failure(RAN_TOO_LONG, text)
+    return None
+
+
+def late(job: Job, now: datetime) -> bool:
+    """Whether a job that does not run yet should have begun by now."""
+    return job.ttl is not None and now >= job.created_at + timedelta(seconds=job.ttl)
+
+
+def too_late(job: Job) -> Failure:
+    return Failure(NOT_STARTED, f"It did not begin to run within {job.ttl:g} s, its time to live.")
+
+
+def stopped(job: Job, now: datetime) -> Changes:
+    """The end of a job that was to be stopped and does not run: canceled by the user, or what the limit makes of it."""
+    status = Status.CANCELED
+    if job.because is not None:
+        status = Status.EXPIRED if job.because.code == NOT_STARTED else Status.FAILED
+    return ended(status, now, job.because)
 
 
 def ended(status: Status, now: datetime, failure: Failure | None = None) -> Changes:
