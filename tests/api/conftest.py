@@ -197,6 +197,21 @@ class HandScheduler:
             return job
         return await self.move(job_id, Stage.ENDED, status=Status.CANCELED, completed_at=datetime.now(UTC))
 
+    async def set_mode(self, mode: Mode) -> Queue:
+        self.queue = Queue(mode, STARTED)
+        return self.queue
+
+    async def retry(self, job_id: str) -> Job:
+        return await self.submit(NewJob(workflow=await self.store.workflow(job_id) or {}, retry_of=job_id))
+
+    async def prioritise(self, job_id: str, priority: int) -> Job:
+        job = await self.store.move(job_id, expect=set(Stage), priority=priority)
+        assert job is not None
+        return job
+
+    async def place_first(self, job_id: str) -> Job:
+        return await self.prioritise(job_id, 1000)
+
     def progress(self, job_id: str) -> LiveProgress | None:
         return self.now.get(job_id)
 

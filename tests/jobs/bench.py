@@ -56,16 +56,16 @@ class Bench:
         self.store: Store
         self.scheduler: Scheduler
         self._client: Client | None = None
-        self._running: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[Any] | None = None
 
-    async def start(self, **settings: Any) -> None:
-        """A new process of ours on the same files."""
+    async def start(self, *, running: bool = True, **settings: Any) -> None:
+        """A new process of ours on the same files; not `running`: it answers, and carries no jobs yet."""
         self.settings = replace(self.settings, **settings)
         self.store = await Store.open(self.folder / "jobs.db")
         self.client = Client(self.far.url if self.far.port else "http://127.0.0.1:9")
         place = Place("default", self.client, self.gate)
         self.scheduler = Scheduler(self.store, {"default": place}, self.settings)
-        self._running = asyncio.create_task(self.scheduler.run())
+        self._running = asyncio.create_task(self.scheduler.run() if running else asyncio.Event().wait())
 
     async def kill(self) -> None:
         assert self._running is not None
@@ -109,7 +109,11 @@ class Bench:
         self.gate.set(Gate(None, False, Waits(code, "The tunnel is down.")))
 
     async def submit(self, workflow: dict[str, Any], **given: Any) -> Job:
-        return await self.scheduler.submit(NewJob(workflow=workflow, **given))
+        return await self.scheduler.submit(self.new(workflow, **given))
+
+    @staticmethod
+    def new(workflow: dict[str, Any], **given: Any) -> NewJob:
+        return NewJob(workflow=workflow, **given)
 
     async def job(self, job: Job) -> Job:
         found = await self.store.get(job.id)
