@@ -26,6 +26,7 @@ from comfytunnel.history import History
 from comfytunnel.jobs.assets import Assets
 from comfytunnel.jobs.model import (
     TERMINAL,
+    Input,
     Job,
     LiveProgress,
     Mode,
@@ -201,8 +202,9 @@ class HandScheduler:
         self.queue = Queue(mode, STARTED)
         return self.queue
 
-    async def retry(self, job_id: str) -> Job:
-        return await self.submit(NewJob(workflow=await self.store.workflow(job_id) or {}, retry_of=job_id))
+    async def retry(self, job_id: str, inputs: tuple[Input, ...]) -> Job:
+        workflow = await self.store.workflow(job_id) or {}
+        return await self.submit(NewJob(workflow=workflow, inputs=inputs, retry_of=job_id))
 
     async def prioritise(self, job_id: str, priority: int) -> Job:
         job = await self.store.move(job_id, expect=set(Stage), priority=priority)

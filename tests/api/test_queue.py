@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from comfytunnel.comfy.client import Client
@@ -218,3 +219,24 @@ async def test_an_ended_job_says_when_its_record_will_go(queue: Api) -> None:
         status, job = await queue.ask("GET", f"{JOBS}/{job_id}")
         check("GET", f"{JOBS}/{{id}}", status, job)
         assert job["expires_at"] == expiry or (expiry is None and job["expires_at"] < "9999")
+
+
+async def test_a_retry_has_the_files_of_the_old_job_while_they_are_here(queue: Api) -> None:
+    """Not those that were uploaded under the same name since."""
+    form = {"content_type": "image/png", "file_path": "photo.png"}
+    graph = {**WORKFLOW, "3": {"class_type": "LoadImage", "inputs": {"image": "photo.png"}}}
+    assets = []
+    for data in (b"first", b"second"):
+        body = aiohttp.FormData(form)
+        body.add_field("file", data, filename="photo.png")
+        _, asset = await queue.ask("POST", "/api/v2/assets", data=body)
+        assets.append(asset["id"])
+        if data == b"first":
+            _, job = await queue.ask("POST", JOBS, json={"workflow": graph})
+    await queue.ask("POST", f"{JOBS}/{job['id']}/cancel")
+    _, again = await queue.ask("POST", f"/v1/jobs/{job['id']}/retry")
+    assert await queue.store.inputs(again["id"]) == await queue.store.inputs(job["id"]) != []
+    await queue.ask("POST", f"{JOBS}/{again['id']}/cancel")
+    async with queue.http.delete(f"http://localhost/api/v2/assets/{assets[0]}") as response:
+        assert response.status == 204
+    await refused(queue, "missing_asset", f"/v1/jobs/{again['id']}/retry", json=None)

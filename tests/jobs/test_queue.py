@@ -20,8 +20,8 @@ async def three(bench: Bench) -> list[Job]:
 async def ran(bench: Bench, jobs: list[Job]) -> list[int]:
     """Bring the link up, let all end, and return the order in which ComfyUI ran them."""
     bench.link_up()
-    for job in jobs:
-        await assert_whole(bench, await bench.ends(job))
+    for done in [await bench.ends(job) for job in jobs]:
+        await assert_whole(bench, done)
     ids = [job.id for job in jobs]
     return [ids.index(found) for found in bench.far.executions]
 
