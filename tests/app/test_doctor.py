@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 from comfytunnel import wire
 from tests.app.world import DEADLINE, World
 from tests.fakes.sshd import Sshd, free_port
+from tests.tunnel.test_keys import agent_with, encrypted_key
 
 STEPS = (
     "config", "key", "dns", "tcp", "banner", "host_key", "authentication", "channel", "comfyui", "websocket", "disk",
@@ -285,6 +287,24 @@ async def test_a_refused_key_is_told_from_the_last_try_and_no_new_one_is_made(
         assert sshd.log().count("Failed publickey") == tried
 
 
+async def test_an_agent_that_does_not_sign_is_the_broken_link(world: World, tmp_path: Path) -> None:
+    """It shows its keys to anybody, so only the last try knows."""
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    encrypted = encrypted_key(tmp_path / "key", key)
+    sshd = Sshd(tmp_path, authorized=[key.export_public_key().decode().strip()])
+    async with agent_with(folder=world.base) as agent, behind_sshd(world, sshd):
+        async with asyncssh.SSHAgentClient(str(agent)) as client:
+            await client.add_keys([key], confirm=True)
+        text = world.config.read_text().replace(f'"{sshd.client_key}"', f'"{encrypted}"\nagent = "{agent}"')
+        world.config.write_text(text)
+        await world.start(serving=False, HOME=str(tmp_path))
+        await in_phase(world, "waiting", "key_unreadable")
+        report = await examined(world)
+        assert report.broken == "authentication"
+        assert passed_before(report, "authentication")
+        assert "does not sign" in of(report, "authentication").detail
+
+
 async def test_a_forbidden_forward(world: World, tmp_path: Path) -> None:
     async with behind_sshd(world, sshd := Sshd(tmp_path, permit_open="none")):
         await world.start(serving=False)
@@ -346,6 +366,20 @@ async def test_behind_a_jump_host_the_last_try_answers_and_nobody_logs_in_to_it(
     assert "jump host" in of(report, "tcp").detail
     assert report.broken == "host_key"
     assert world.remote.connections_made == made
+
+
+async def test_a_command_that_is_not_there_is_the_broken_link_though_the_file_is_good(world: World) -> None:
+    world.write_config(proxy_command="no-such-program %h")
+    await world.start(serving=False)
+    await in_phase(world, "halted", "config_error")
+    report = await examined(world)
+    assert report.broken == "config"
+    assert "no-such-program" in of(report, "config").detail
+    assert "comfytunnel reconnect default" in of(report, "config").hint
+    world.write_config()
+    report = await examined(world)
+    assert report.broken is None, "what the file says now is another thing"
+    assert "config reload" in of(report, "config").hint
 
 
 # --- this machine ---------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from comfytunnel.tunnel.state import (
     Ask,
     Cause,
     Code,
+    ConfigChanged,
     Demand,
     DropLink,
     Elapsed,
@@ -24,6 +25,7 @@ from comfytunnel.tunnel.state import (
     Opened,
     OpenLink,
     Phase,
+    Reconnect,
     Route,
     RouteChanged,
     Timer,
@@ -207,6 +209,15 @@ def test_the_link_is_let_go_before_sleep_and_taken_up_after_it() -> None:
     assert awake.phase is never_slept.phase is Phase.CONNECTING
 
 
+def test_a_changed_config_makes_the_cause_of_before_void_and_reconnect_does_not() -> None:
+    """It was another endpoint's: nobody may be told that the new one refuses us."""
+    for name in ("waiting", "waiting, slowly", "halted"):
+        after, _ = step(RECORDS[name], ConfigChanged(), NOW, POLICY)
+        assert (after.phase, after.cause) == (Phase.CONNECTING, None)
+        again, _ = step(RECORDS[name], Reconnect(), NOW, POLICY)
+        assert again.cause == RECORDS[name].cause
+
+
 def test_the_last_cause_is_shown_until_the_link_is_up_and_forgotten_then() -> None:
     trying, _ = step(RECORDS["waiting"], Elapsed(7), NOW, POLICY)
     assert trying.cause == Cause(Code.CONNECT_REFUSED)
@@ -252,7 +263,7 @@ BREAKS = {
     "takes a late timer": ("PAUSED or event.ask != tunnel.ask", "PAUSED"),
     "takes a late confirmation": ("is not Phase.CONNECTING or event.link != tunnel.link", "is not Phase.CONNECTING"),
     "wakes what is down": ("(Phase.DOWN, Phase.HALTED):\n        return tunnel, ()\n    if tunnel.phase in ALIVE:", "():\n        return tunnel, ()\n    if tunnel.phase in ALIVE:"),
-    "reconnects what is down": ("    if tunnel.phase is Phase.DOWN:\n        return tunnel, ()\n    return _connect(replace", "    return _connect(replace"),
+    "reconnects what is down": ("    if tunnel.phase is Phase.DOWN:\n        return tunnel, ()\n    if isinstance(event, ConfigChanged)", "    if isinstance(event, ConfigChanged)"),
     "retries a changed host key": ("cause.verdict is Verdict.HALT", "False"),
     "hurries a refused key": ("return slow and tunnel.phase", "return False and tunnel.phase"),
     "retries a refused key as any other": ("cause.verdict is Verdict.RETRY_SLOWLY:\n        return _pause", "False:\n        return _pause"),

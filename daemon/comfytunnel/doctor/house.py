@@ -31,7 +31,9 @@ class House:
     store: Store
 
 
-async def look_at_config(house: House, tunnel: config.TunnelConfig | None, target: Target | None) -> Words:
+async def look_at_config(
+    house: House, tunnel: config.TunnelConfig | None, target: Target | None
+) -> tuple[str, str]:
     """The file as it is now, and what of ssh_config has no effect. A broken file is a finding even if an older one is in use."""
     try:
         loaded, mode = await in_thread(

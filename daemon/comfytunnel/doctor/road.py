@@ -160,7 +160,10 @@ class _Road:
 
     async def _look_at_config(self) -> Words:
         self._target = await Survey(self._config, with_keys=False).target()
-        return await look_at_config(self._house, self._config, self._target)
+        said, hint = await look_at_config(self._house, self._config, self._target)
+        if not hint:  # what is in use is what the file says: the last try counts for it, a ProxyCommand that is not there
+            self._raise_blame("config")
+        return said, hint
 
     async def _keys(self) -> Words:
         target = await Survey(self._config, with_keys=True).target()
@@ -255,7 +258,9 @@ class _Road:
         link = self._link
         if link is not None:
             return f"{link.facts.user} is logged in over the live link"
-        self._raise_blame("authentication")
+        self._raise_blame(
+            "authentication", "key"
+        )  # the key that we saw above may be one that the agent does not sign with
         tunnel = self._patient.view.value.tunnel
         if tunnel.cause is not None and tunnel.cause.code is Code.FORWARD_DENIED:
             return "the host let us in at the last try"
@@ -286,10 +291,10 @@ class _Road:
             ) from None
         return "the link delivers" if rtt is None else f"the link answered in {rtt * 1000:.0f} ms"
 
-    def _raise_blame(self, step: str) -> None:
-        """Raise what the driver's last try says against `step`, if it does."""
+    def _raise_blame(self, *steps: str) -> None:
+        """Raise what the driver's last try says against `steps`, if it does."""
         tunnel = self._patient.view.value.tunnel
-        if tunnel.cause is None or tunnel.phase is Phase.DOWN or _BLAMED.get(tunnel.cause.code) != step:
+        if tunnel.cause is None or tunnel.phase is Phase.DOWN or _BLAMED.get(tunnel.cause.code) not in steps:
             return
         raise Broken(f"{tunnel.cause.message} ({self._next()})", tunnel.cause.hint)
 

@@ -154,6 +154,8 @@ def _want(tunnel: Tunnel, event: Want, now: float, policy: Policy) -> Step:
 def _reconnect(tunnel: Tunnel, event: Reconnect | ConfigChanged, now: float, policy: Policy) -> Step:
     if tunnel.phase is Phase.DOWN:
         return tunnel, ()
+    if isinstance(event, ConfigChanged):
+        tunnel = replace(tunnel, cause=None)  # the old endpoint's is nothing to the new one
     return _connect(replace(tunnel, rtt=None), now, fresh=True)
 
 

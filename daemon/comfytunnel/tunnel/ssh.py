@@ -122,7 +122,12 @@ class SshOpener:
                 and options.proxy_command
                 and error.filename == options.proxy_command[0]
             ):
-                cause = Cause(Code.CONFIG_ERROR, f"ProxyCommand {error.filename}: {error.strerror}.")
+                cause = Cause(
+                    Code.CONFIG_ERROR,
+                    f"ProxyCommand {error.filename}: {error.strerror}.",
+                    "Name the program with its whole path (a service has not the PATH of your shell), or install it; "
+                    f"then run `comfytunnel reconnect {config.name}`.",
+                )
                 raise LinkError(cause) from error
             raise
         finally:
