@@ -35,8 +35,13 @@ async def test_a_disk_that_does_not_answer_is_a_cause_and_costs_one_thread(
         await hangs(tunnel, link=1)
         tunnel.tell(Reconnect())
         await hangs(tunnel, link=2)
-        os.close(os.open(pipe, os.O_WRONLY))
+        answer = os.open(pipe, os.O_WRONLY)
+        monkeypatch.setattr(target, "READ_DEADLINE", 10.0)
         tunnel.tell(Reconnect())
+        await tunnel.until(
+            lambda view: view.tunnel.link == 3
+        )  # or the reading would end with nobody there to hear of it
+        os.close(answer)
         view = await tunnel.until(
             lambda view: view.tunnel.cause is not None and "not a private key" in view.tunnel.cause.message
         )
