@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-QUESTIONS = ("download", "fresh_call", "reset", "silence", "outage", "roam", "wake", "idle")
+QUESTIONS = ("download", "fresh_call", "reset", "silence", "outage", "roam", "wake", "idle", "queue10k")
 
 
 def main(names: list[str]) -> int:

@@ -362,7 +362,7 @@ def _policy(config: TunnelConfig) -> Policy:
 
 _COMFYUI = {
     State.UNKNOWN: "The tunnel is up; ComfyUI has not been asked yet.",
-    State.STARTING: "The tunnel is up; ComfyUI is still starting.",
+    State.STARTING: "The tunnel is up; ComfyUI is still starting. A new instance provisions for minutes.",
     State.DOWN: "The tunnel is up, but ComfyUI does not answer.",
     State.WRONG_PORT: "What answers on the remote port is not ComfyUI.",
     State.ERROR: "ComfyUI answers with errors.",

@@ -49,7 +49,7 @@ class Floor(ABC):
     def settings(self) -> JobsSettings:
         return self._settings
 
-    async def _take_up(self) -> None:
+    async def take_up(self) -> None:
         """Learn from the store, once, how the last process left the queue. Raises StateError."""
         async with self._taking_up:
             if self._taken_up:

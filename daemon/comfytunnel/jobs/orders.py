@@ -138,7 +138,7 @@ class Orders(Floor):
 
     async def set_mode(self, mode: Mode) -> Queue:
         """Pause, drain or resume the queue; it stays so over restarts. Raises StateError."""
-        await self._take_up()
+        await self.take_up()
         if mode is not self._queue.mode:
             after = Queue(mode, self._now())
             await self._store.remember(QUEUE, msgspec.json.encode(after).decode())

@@ -72,7 +72,7 @@ class Scheduler(Orders, Reasons):
     async def run(self) -> None:
         """Take up where the last process left off and go on for ever; cancel to stop."""
         self._client_id = await self._store.remembered("client_id", f"comfytunnel-{uuid4().hex}")
-        await self._take_up()
+        await self.take_up()
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -115,7 +115,7 @@ class Scheduler(Orders, Reasons):
         a partner key that is not to be forwarded), RefusedError (`queue_full`, `queue_draining`), StateError.
         """
         parse_api_graph(new.workflow)
-        await self._take_up()
+        await self.take_up()
         self._refuse_key(partner_key)
         if new.tunnel is not None and new.tunnel not in self._places:
             known = ", ".join(sorted(self._places)) or "none"
