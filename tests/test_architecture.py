@@ -34,8 +34,9 @@ ROOMS = {
     "tunnel": NOUNS - {"jobs.model"},
     "watch": NOUNS,
     "comfy": NOUNS,
-    "client": NOUNS | {"unixhttp"},
+    "client": NOUNS | {"unixhttp", "uploads"},
     "unixhttp": NOUNS,
+    "uploads": NOUNS,
     **dict.fromkeys(NOUNS, NOUNS),
 }
 LATE = {"cli": {"app", "service", "demo"}}  # besides, but only inside the one command that needs them

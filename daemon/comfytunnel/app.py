@@ -118,12 +118,12 @@ class _Daemon:
         world = World(goodbye=self._before_sleep, on_wake=lambda: self._scheduler.sleep(asleep=False))
         self._tunnels = Roster(self._scheduler, world, self._listeners, group, self._history.add)
         self._store = store
-        assets = Assets(store)
-        await assets.open()
+        self._assets = Assets(store, max_upload=jobs.max_upload_mb * 10**6)
+        await self._assets.open()
         context = Context(
             tunnels=self._tunnels,
             store=store,
-            assets=assets,
+            assets=self._assets,
             scheduler=self._scheduler,
             outages=self._history,
             reload=self.reload,
@@ -144,7 +144,7 @@ class _Daemon:
             self._notifier.ready()
             others = [
                 group.create_task(self._scheduler.run(), name="jobs"),
-                group.create_task(assets.run(), name="assets"),
+                group.create_task(self._assets.run(), name="assets"),
                 group.create_task(world.run(), name="world"),
                 group.create_task(self._history.run(), name="outages"),
                 group.create_task(self._follow_demand(), name="demand"),
@@ -173,6 +173,7 @@ class _Daemon:
             raise
         done = await self._tunnels.apply(loaded.tunnels)
         self._scheduler.apply(_settings(loaded.jobs))
+        self._assets.max_upload = loaded.jobs.max_upload_mb * 10**6
         log.setup(loaded.log.level, loaded.log.format)
         before, self._loaded = self._loaded, loaded
         done["sections"] = [

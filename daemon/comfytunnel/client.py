@@ -32,6 +32,7 @@ from comfytunnel.protocol import (
 )
 from comfytunnel.unixhttp import Answer, UnixConnection, blame
 from comfytunnel.unixhttp import how_to_start as how_to_start
+from comfytunnel.uploads import form
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ SILENCE = 40.0  # seconds without a byte after which a stream is dead; the daemo
 PATIENCE = (
     60.0  # seconds that a restart of the daemon may take before `follow` gives up the view (never the job)
 )
+UPLOAD_PATIENCE = 60.0  # seconds for the next bytes to be taken, or the answer: the daemon's disk may be slow
 DOCTOR_PATIENCE = 60.0  # seconds; the daemon gives itself 45
 PAUSE = 0.3  # seconds between two attempts to find the daemon again
 
@@ -172,6 +174,22 @@ class Client:
         if order is None:
             return self._call(Call("GET", "/v1/queue", wire.Queue))
         return self._call(Call("POST", f"/v1/queue/{order}", wire.Queue))
+
+    def upload(
+        self, path: Path | str, *, name: str | None = None, content_type: str | None = None
+    ) -> wire.Asset:
+        """Send a file and return its asset, which a workflow may mean by its id or by its name (`file_path`; default: that of the file).
+        UsageError if it cannot be read or is too large, StateError (`disk_full`)."""
+        patient = Client(self.socket_path, max(self.timeout, UPLOAD_PATIENCE))
+        with form(Path(path), name, content_type) as (body, headers):
+            call = Call("POST", "/api/v2/assets", wire.Asset)
+            with patient._exchange(call, headers, body) as answer:
+                return call.read(answer.status, answer.read())
+
+    def delete_asset(self, asset_id: str) -> None:
+        """NotFoundError when there is none, RefusedError for what a job has made."""
+        with self._exchange(Call("DELETE", f"/api/v2/assets/{_part(asset_id)}", bytes)):
+            pass
 
     def download(self, asset_id: str, to: BinaryIO) -> int:
         """Write the asset's bytes to `to` and return their number."""
@@ -317,13 +335,20 @@ class Client:
                 yield from parser.feed(data)
 
     @contextlib.contextmanager
-    def _exchange(self, call: Call[Any], headers: dict[str, str] | None = None) -> Iterator[Answer]:
+    def _exchange(
+        self, call: Call[Any], headers: dict[str, str] | None = None, body: Iterator[bytes] | None = None
+    ) -> Iterator[Answer]:
         """Send `call` on a connection of its own, and close it at the end. An answer of 400 and above is raised."""
         paths.check_socket_path(self.socket_path)
         connection = UnixConnection(self.socket_path, self.timeout)
         try:
             with blame(self.socket_path):
-                connection.request(call.method, call.path, call.body, headers or {})
+                try:
+                    connection.request(call.method, call.path, body or call.body, headers or {})
+                except (BrokenPipeError, ConnectionResetError):
+                    if body is None:
+                        raise
+                    # refused before all of it was sent: the answer says why
                 answer = Answer(connection, connection.getresponse())
             if answer.status >= 400:
                 raise error_from(answer.status, answer.read())

@@ -67,6 +67,7 @@ class JobsConfig:
     time_to_start: float = 0
     time_to_run: float = 0
     forward_partner_key: bool = False
+    max_upload_mb: int = 2000
     keep_jobs_days: float = 0
     keep_jobs_mb: float = 0
     keep_outputs_days: float = 0

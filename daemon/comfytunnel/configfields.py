@@ -159,6 +159,7 @@ SECTIONS: Mapping[str, Mapping[str, Reader]] = {
         "time_to_start": _number(float, 0, 31_536_000, "seconds"),
         "time_to_run": _number(float, 0, 31_536_000, "seconds"),
         "forward_partner_key": lambda value: _as(bool, value),
+        "max_upload_mb": _number(int, 1, 1_000_000, "megabytes"),
         "keep_jobs_days": _number(float, 0, 36_500, "days"),
         "keep_jobs_mb": _number(float, 0, 1_000_000, "megabytes"),
         "keep_outputs_days": _number(float, 0, 36_500, "days"),

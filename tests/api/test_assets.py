@@ -108,6 +108,54 @@ async def test_a_form_that_ends_in_the_middle_of_the_file_is_refused(api: Api) -
         assert len(kept(api)) == (status == 201)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        'Content-Disposition: form-data; name="_charset_"\r\n\r\n' + "x" * 40,
+        'Content-Disposition: form-data; name="file"; filename="x"\r\nContent-Length: 2\r\n\r\nlonger',
+        'Content-Disposition: form-data; name="file"; filename="x"\r\nContent-Length: nan\r\n\r\nbytes',
+        'Content-Disposition: form-data; filename="x"\r\n\r\nno name',
+        "Content-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\nx\r\n--c--",
+        'Content-Disposition: form-data; name="content_type"\r\n\r\n\udcff',
+    ],
+    ids=range(6),
+)
+async def test_a_form_that_lies_about_itself_is_refused(api: Api, part: str) -> None:
+    """In its lengths, its character set, its structure: 422 with a reason, never an error of ours."""
+    body = f"--b\r\n{part}\r\n--b--\r\n".encode("utf-8", "surrogateescape")
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    status, told = await api.ask("POST", ASSETS, data=body, headers=headers)
+    assert (status, told["error"]["code"]) == (422, "invalid_request"), told
+    assert kept(api) == []
+
+
+async def test_an_idempotency_key_is_used_once(api: Api) -> None:
+    """The answer to a repeat names the asset that the first one made; a refused upload leaves the key free."""
+    headers = {"Idempotency-Key": "key-1"}
+    status, _ = await api.ask("POST", ASSETS, data=form(file_path="/etc/passwd"), headers=headers)
+    assert status == 422
+    status, made = await api.ask("POST", ASSETS, data=form(), headers=headers)
+    assert status == 201
+    for data in (form(), form(b"other")):
+        status, told = await api.ask("POST", ASSETS, data=data, headers=headers)
+        check("POST", ASSETS, status, told)
+        assert (status, told["error"]["code"]) == (422, "idempotency_key_reuse")
+        assert told["error"]["details"]["asset_id"] == made["id"]
+        assert "job_id" not in told["error"]["details"]
+    status, _ = await api.ask("POST", ASSETS, data=form(), headers={"Idempotency-Key": "x" * 256})
+    assert status == 422
+    assert len(kept(api)) == 1
+
+
+async def test_two_uploads_with_one_key_at_the_same_time_make_one_asset(api: Api) -> None:
+    async def send() -> int:
+        return (await api.ask("POST", ASSETS, data=form(), headers={"Idempotency-Key": "key"}))[0]
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(send()) for _ in range(5)]
+    assert sorted(task.result() for task in tasks) == [201, 422, 422, 422, 422]
+
+
 async def test_fields_may_come_in_any_order_and_hash_and_tags_are_taken(api: Api) -> None:
     """The file first, then what is said of it."""
     given = aiohttp.FormData()

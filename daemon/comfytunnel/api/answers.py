@@ -20,6 +20,7 @@ from comfytunnel.api.listen import peer_uid
 from comfytunnel.errors import ConfigError, Error, NotFoundError, RefusedError, UsageError
 
 BODY_LIMIT = 100 * 1024 * 1024  # bytes; ComfyUI's own limit for a workflow (facts: 413 above it)
+CLAIM_MOST = 255  # characters of an Idempotency-Key
 RETRY_AFTER = 5  # seconds; said with each 429 and 503 that knows no better
 
 STATUS = {
@@ -108,6 +109,16 @@ async def read_json(request: web.Request, kind: type[T]) -> T:
             hint="Check the file: in JSON strings take double quotes, and nothing follows the last brace.",
             code="invalid_json",
         ) from error
+
+
+def claim_of(request: web.Request) -> str | None:
+    """Return the request's Idempotency-Key."""
+    claim = request.headers.get("Idempotency-Key")
+    if claim is not None and not (claim.isascii() and claim.isprintable() and 0 < len(claim) <= CLAIM_MOST):
+        raise UsageError(
+            f"The Idempotency-Key must be 1 to {CLAIM_MOST} characters of ASCII.", hint="A UUID is usual."
+        )
+    return claim
 
 
 @web.middleware

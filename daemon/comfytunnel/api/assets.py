@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from comfytunnel import wire
-from comfytunnel.api.answers import answer, read_json
+from comfytunnel.api.answers import answer, claim_of, read_json
 from comfytunnel.api.context import context, origin
 from comfytunnel.api.upload import read_form
 from comfytunnel.errors import NotFoundError, RefusedError
@@ -46,11 +46,13 @@ class _Found:
 
 async def upload(request: web.Request) -> web.Response:
     """201 with new bytes, 200 with bytes that were here; a record of its own in both cases."""
-    its = context(request).assets
+    its, claim = context(request).assets, claim_of(request)
+    if claim is not None:
+        await context(request).store.claimed(claim, its.now())
     async with its.incoming() as coming:
         form = await read_form(request, coming)
         told = about(form.content_type, form.file_path, form.tags, form.expires_in, its.now())
-        asset, new = await its.keep(coming, told, expected=form.expected)
+        asset, new = await its.keep(coming, told, expected=form.expected, claim=claim)
     return answer(_view(request, asset, created_new=new), 201 if new else 200)
 
 

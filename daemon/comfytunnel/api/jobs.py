@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from comfytunnel import wire
-from comfytunnel.api.answers import answer, read_json
+from comfytunnel.api.answers import answer, claim_of, read_json
 from comfytunnel.api.context import Context, context, origin
 from comfytunnel.comfy.shapes import PARTNER_KEY
 from comfytunnel.errors import NotFoundError, UsageError, WorkflowError
@@ -20,13 +20,12 @@ from comfytunnel.jobs.model import Job, LiveProgress, NewJob, Output, Status
 
 PAGE = 100  # jobs on one page of the list, and the most that may be asked for
 PARTNER_KEY_MOST = 4096  # characters
-CLAIM_MOST = 255  # characters of an Idempotency-Key
 
 
 async def submit(request: web.Request) -> web.Response:
     """201 once the job is on disk, whether or not any tunnel is up. A claim that was used is refused before all else: the body need not
     even be read."""
-    its, claim = context(request), _claim(request)
+    its, claim = context(request), claim_of(request)
     if claim is not None:
         await its.store.claimed(claim, datetime.now(UTC))
     asked = await _read_request(request)
@@ -44,16 +43,6 @@ async def submit(request: web.Request) -> web.Response:
         )
         job = await its.scheduler.submit(new, claim=claim, partner_key=asked.extra_data.get(PARTNER_KEY))
     return answer(await view(its, job, origin(request)), 201)
-
-
-def _claim(request: web.Request) -> str | None:
-    """Return the request's Idempotency-Key."""
-    claim = request.headers.get("Idempotency-Key")
-    if claim is not None and not (claim.isascii() and claim.isprintable() and 0 < len(claim) <= CLAIM_MOST):
-        raise UsageError(
-            f"The Idempotency-Key must be 1 to {CLAIM_MOST} characters of ASCII.", hint="A UUID is usual."
-        )
-    return claim
 
 
 async def _read_request(request: web.Request) -> wire.JobRequest:

@@ -14,6 +14,7 @@ import typer
 
 from comfytunnel import __version__, wire
 from comfytunnel.cli import configs, doctor, exits, jobs, render, setups
+from comfytunnel.cli.inputs import Inputs, with_files
 from comfytunnel.cli.jobs import AsJson, Folder, Timeout, now
 from comfytunnel.cli.trust import trust
 from comfytunnel.cli.tunnels import TunnelName, one_tunnel
@@ -281,6 +282,7 @@ def _follow_events(client: Client, as_json: bool) -> None:
 def run(
     workflow: Workflow,
     output: Folder = None,
+    inputs: Inputs = None,
     tunnel: OnTunnel = None,
     label: Label = None,
     priority: Priority = 0,
@@ -292,9 +294,10 @@ def run(
     """
     from comfytunnel.cli import run as runs
 
+    client = Client()
     code = runs.run(
-        Client(),
-        runs.read_workflow(workflow),
+        client,
+        with_files(client, runs.read_workflow(workflow), inputs),
         folder=output,
         tunnel=tunnel,
         label=label,
@@ -307,6 +310,7 @@ def run(
 @app.command()
 def submit(
     workflow: Workflow,
+    inputs: Inputs = None,
     tunnel: OnTunnel = None,
     label: Label = None,
     priority: Priority = 0,
@@ -317,6 +321,7 @@ def submit(
     """Hand over a workflow and print the job's id; it runs when a tunnel is there."""
     from comfytunnel.cli.run import read_workflow
 
-    graph = read_workflow(workflow)
-    job = Client().submit(graph, tunnel=tunnel, label=label, priority=priority, ttl=ttl, fail_fast=fail_fast)
+    client = Client()
+    graph = with_files(client, read_workflow(workflow), inputs)
+    job = client.submit(graph, tunnel=tunnel, label=label, priority=priority, ttl=ttl, fail_fast=fail_fast)
     exits.tell(render.json_text(job, indent=2) if as_json else render.safe(job).id)

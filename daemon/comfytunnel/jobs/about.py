@@ -28,8 +28,8 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
 
 def too_large(most: int) -> UsageError:
     return UsageError(
-        f"The file is larger than {most // 1024**2} MiB, the most that is kept.",
-        hint="ComfyUI takes 100 MB at a time unless it was started with a larger --max-upload-size.",
+        f"The file is larger than {most / 1e6:g} MB, the most that is kept.",
+        hint="Set [jobs] max_upload_mb higher. ComfyUI takes 100 MB unless it was started with a larger --max-upload-size.",
         code="file_too_large",
     )
 

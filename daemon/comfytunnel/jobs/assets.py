@@ -35,7 +35,7 @@ from comfytunnel.jobs.store import Store
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-MAX_UPLOAD = 2 * 1024**3
+MAX_UPLOAD = 2000 * 10**6
 """Bytes of one upload. ComfyUI itself takes 100 MB by default (--max-upload-size); the rest is for those who raised that."""
 BATCH = 1024**2
 """Bytes that are written and hashed at a time: a thread costs some 0.1 ms."""
@@ -113,9 +113,10 @@ class Assets:
             landing.drop()
 
     async def keep(
-        self, upload: Incoming, about: About, *, expected: str | None = None
+        self, upload: Incoming, about: About, *, expected: str | None = None, claim: str | None = None
     ) -> tuple[Asset, bool]:
-        """Record a file that has come in whole; whether its bytes are new. RefusedError `hash_mismatch` if they are not `expected`."""
+        """Record a file that has come in whole; whether its bytes are new. RefusedError `hash_mismatch` if they are not
+        `expected`. UsageError `idempotency_key_reuse`."""
         landing = await upload.end()
         if expected is not None and expected != landing.blake3:
             raise RefusedError(
@@ -126,7 +127,7 @@ class Assets:
         async with self._lock:
             new = await self._disk(landing.keep)
             asset = self._record(landing.blake3, landing.size, about)
-            await self._records.add(asset)
+            await self._records.add(asset, claim=claim)
         log.info("asset kept", asset=asset.id, size=asset.size, new=new)
         return asset, new
 

@@ -36,8 +36,15 @@ class AssetStore:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def add(self, asset: Asset) -> None:
-        await self._store.writing(lambda db: _insert(db, asset))
+    async def add(self, asset: Asset, *, claim: str | None = None) -> None:
+        """UsageError (`idempotency_key_reuse`) if the claim, an Idempotency-Key, was used before; else it is used with this."""
+
+        def insert(db: sqlite3.Connection) -> None:
+            if claim is not None:
+                self._store.claim(claim, asset.id, asset.created_at, "asset")
+            _insert(db, asset)
+
+        await self._store.writing(insert)
 
     async def get(self, asset_id: str, now: datetime) -> Asset | None:
         return await self._store.reading(lambda db: _first(db, _BY_ID, asset_id, now))

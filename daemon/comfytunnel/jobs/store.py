@@ -40,7 +40,7 @@ class Store(Attic):
 
         def insert() -> Job:
             if claim is not None:
-                self._claim(claim, job_id, now)
+                self.claim(claim, job_id, now)
             revision = self._next()
             job = Job(
                 id=job_id,
@@ -238,21 +238,23 @@ class Store(Attic):
 
     # What follows runs on the store's thread.
 
-    def _claim(self, claim: str, made: str, now: datetime) -> None:
+    def claim(self, claim: str, made: str, now: datetime, kind: str = "job") -> None:
+        """Within a transaction (`writing`): an Idempotency-Key is used from now on, for the job or the asset `made`. See `claimed`."""
         self._db.execute("DELETE FROM claims WHERE at <= ?", ((now - CLAIM_AGE).timestamp(),))
         self._refuse_claimed(claim, now)
-        self._db.execute("INSERT INTO claims VALUES (?, ?, ?)", (claim, made, now.timestamp()))
+        self._db.execute("INSERT INTO claims VALUES (?, ?, ?)", (claim, f"{kind} {made}", now.timestamp()))
 
     def _refuse_claimed(self, claim: str, now: datetime) -> None:
         row = self._one(
             "SELECT made FROM claims WHERE key = ? AND at > ?", (claim, (now - CLAIM_AGE).timestamp())
         )
         if row is not None:
+            kind, _, made = row[0].rpartition(" ")
             raise UsageError(
                 "This Idempotency-Key was used before: nothing is done a second time.",
-                hint=f"What it made is {row[0]}; for another submission send another key.",
+                hint=f"It made the {kind or 'job'} {made}; for another submission send another key.",
                 code="idempotency_key_reuse",
-                details={"job_id": row[0]},
+                details={f"{kind or 'job'}_id": made},
             )
 
     def _get(self, job_id: str) -> Job | None:
