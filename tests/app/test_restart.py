@@ -61,6 +61,23 @@ async def test_kill_9_refuses_nobody(world: World, manager: Manager, stream: Str
     assert set(stream.count(dead)) == {"served"}, "only calls in flight die with the daemon"
 
 
+async def test_a_caller_of_a_kept_port_waits_until_a_broken_config_is_mended(
+    world: World, manager: Manager
+) -> None:
+    await start(world, manager)
+    await keeps(manager, names(world.port))
+    await world.kill()
+    world.config.write_text("nonsense = [\n")
+    await start(world, manager, serving=False)
+    waiting = asyncio.create_task(world.fetch())
+    status = await world.until(world.client.status, lambda found: found.cause is not None)
+    assert status.cause is not None
+    assert status.cause.code == "config_error"
+    assert not waiting.done()
+    world.write_config()
+    assert (await waiting)[0] == 200
+
+
 async def test_sigterm_and_a_new_start_lose_no_call_at_all(
     world: World, manager: Manager, stream: Stream
 ) -> None:
