@@ -130,7 +130,7 @@ class WaitsFor(msgspec.Struct, frozen=True):
 
 
 class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
-    """`executions`: how often ComfyUI is known to have been given the prompt. `folder`: where the outputs are. `ttl`, `time_to_run`:
+    """`executions`: how often ComfyUI is known to have been given the prompt, `losses`: how often it has provably lost it. `folder`: where the outputs are. `ttl`, `time_to_run`:
     seconds from the submission in which it must begin to run, and that it may run; null: no limit."""
 
     revision: int
@@ -142,6 +142,7 @@ class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
     fail_fast: bool = False
     waits_for: WaitsFor | None = None
     executions: int = 0
+    losses: int = 0
     retry_of: str | None = None
     folder: str | None = None
     note: str | None = None

@@ -15,7 +15,7 @@ from aiohttp import web
 from comfytunnel.comfy import client as module
 from comfytunnel.comfy.client import Client
 from comfytunnel.comfy.errors import Ambiguous, ComfyError, NotComfyUI, Refused, Unreachable
-from comfytunnel.comfy.shapes import Outcome, plain
+from comfytunnel.comfy.shapes import MESSAGE_CHARS, TRACEBACK_CHARS, Outcome, plain, read_failure
 from comfytunnel.demo.comfyui import ComfyUI
 
 GRAPH = {
@@ -292,3 +292,27 @@ def test_terminal_escapes_and_invisible_characters_are_taken_out() -> None:
     assert plain("x" * 50, 10) == "x" * 10
     assert plain("abc" * 50, 3, keep_end=True) == "abc"
     assert plain(None) == ""
+
+
+def test_an_error_of_a_node_is_capped_and_keeps_the_end_of_its_traceback() -> None:
+    """The class, the id and the last lines tell most; a server may send a hundred megabytes of it."""
+    failure = read_failure(
+        {
+            "node_id": "12\x1b[2J" + "7" * 5000,
+            "node_type": "K\nSampler" + "x" * 5000,
+            "exception_type": "OutOfMemoryError",
+            "exception_message": "\x1b[31mno room" + "y" * 50_000,
+            "traceback": ["line\n" * 100_000, 7, "\x1b]0;title\x07the end"],
+        }
+    )
+    assert failure.node_id is not None
+    assert failure.class_type is not None
+    assert failure.traceback is not None
+    assert failure.message.startswith("OutOfMemoryError: no room")
+    assert len(failure.message) <= MESSAGE_CHARS + 100
+    assert failure.node_id.startswith("127")
+    assert len(failure.node_id) <= 200 >= len(failure.class_type)
+    assert failure.class_type.startswith("K Sampler")
+    assert failure.traceback.endswith("the end")
+    assert len(failure.traceback) <= TRACEBACK_CHARS
+    assert "\x1b" not in failure.message + failure.traceback + failure.node_id

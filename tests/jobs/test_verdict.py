@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -24,7 +24,18 @@ from comfytunnel.jobs.model import (
     Wanted,
     apply,
 )
-from comfytunnel.jobs.verdict import Look, Process, Seen, decide, ended, given, lost, not_given
+from comfytunnel.jobs.verdict import (
+    Look,
+    Process,
+    Seen,
+    decide,
+    ended,
+    given,
+    lost,
+    not_given,
+    overdue,
+    stopped,
+)
 
 NOW = datetime(2026, 5, 6, tzinfo=UTC)
 FILE = Wanted(node_id="9", kind="image", filename="a.png")
@@ -148,3 +159,62 @@ def test_an_id_that_the_server_made_up_is_kept() -> None:
     job = a_job(Stage.SUBMITTING)
     assert apply(job, given(job, "theirs", NOW), 2).prompt_id == "theirs"
     assert apply(job, given(job, "j", NOW), 2).remote_id is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "seconds", "code"),
+    [
+        (Seen.PENDING, 9.9, None),
+        (Seen.PENDING, 10.0, "not_started_in_time"),
+        (Seen.RUNNING, 24.9, None),  # it began after five seconds, in time
+        (Seen.RUNNING, 25.0, "ran_too_long"),
+        (Seen.SUCCEEDED, 99.0, None),
+        (Seen.FAILED, 99.0, None),
+        (Seen.INTERRUPTED, 99.0, None),
+        (Seen.ABSENT, 99.0, None),
+    ],
+)
+def test_a_limit_counts_only_for_what_it_is_a_limit_of(seen: Seen, seconds: float, code: str | None) -> None:
+    started = NOW + timedelta(seconds=5) if seen is Seen.RUNNING else None
+    job = a_job(Stage.ON_SERVER, ttl=10.0, time_to_run=20.0, started_at=started)
+    failure = overdue(job, seen, NOW + timedelta(seconds=seconds))
+    assert (failure.code if failure else None) == code
+    assert overdue(a_job(Stage.ON_SERVER, started_at=started), seen, NOW + timedelta(days=99)) is None
+    asked = msgspec.structs.replace(job, cancel_requested=True)
+    assert overdue(asked, seen, NOW + timedelta(days=99)) is None
+
+
+@pytest.mark.parametrize(
+    ("because", "status"),
+    [
+        (None, Status.CANCELED),
+        (Failure("not_started_in_time", "x"), Status.EXPIRED),
+        (Failure("ran_too_long", "x"), Status.FAILED),
+    ],
+)
+@pytest.mark.parametrize("way", ["interrupted", "absent", "not given", "lost", "its outputs were lost"])
+def test_a_job_that_was_stopped_ends_as_the_one_who_stopped_it_says_however_it_ends(
+    because: Failure | None, status: Status, way: str
+) -> None:
+    stage = {"not given": Stage.SUBMITTING, "its outputs were lost": Stage.FETCHING}.get(way, Stage.ON_SERVER)
+    job = a_job(stage, status=Status.CANCELING, cancel_requested=True, because=because)
+    changes = {
+        "interrupted": lambda: decide(job, Look(Seen.INTERRUPTED), NOW),
+        "absent": lambda: decide(job, Look(Seen.ABSENT), NOW, process=Process.SAME, settled=True),
+        "not given": lambda: not_given(job, NOW),
+        "lost": lambda: decide(job, Look(Seen.ABSENT), NOW, process=Process.OTHER, settled=True),
+        "its outputs were lost": lambda: lost(job, NOW, "its outputs"),
+    }[way]()
+    assert changes is not None
+    after = apply(job, changes, 2)
+    assert (after.status, after.error) == (status, because)
+    assert apply(job, stopped(job, NOW), 2).status is status
+
+
+def test_a_job_that_finishes_before_it_is_stopped_comes_home_and_says_so() -> None:
+    because = Failure("ran_too_long", "x")
+    job = a_job(Stage.ON_SERVER, status=Status.CANCELING, cancel_requested=True, because=because)
+    changes = decide(job, Look(Seen.SUCCEEDED, wanted=(FILE,)), NOW)
+    assert changes is not None
+    after = apply(job, changes, 2)
+    assert (after.stage, after.note) == (Stage.FETCHING, "It finished before the cancel took effect.")

@@ -173,6 +173,7 @@ def draw(its: Context, job: Job, outputs: list[Output], base: str) -> wire.Job:
             fail_fast=job.fail_fast,
             waits_for=_waits_view(its, job),
             executions=job.executions,
+            losses=job.losses,
             retry_of=job.retry_of,
             folder=job.folder,
             note=job.note,

@@ -79,6 +79,7 @@ class Run(Patience):
         client_id: str,
         now: Callable[[], datetime],
         changed: Callable[[], None],
+        held: Callable[[], bool] = lambda: False,
         partner_key: str | None = None,
     ) -> None:
         super().__init__(place, marker, settings, now=now, changed=changed)
@@ -91,6 +92,7 @@ class Run(Patience):
         self._listener = listener
         self._client_id = client_id
         self._refused = False
+        self._held = held
         self._partner_key = partner_key
 
     def note(self, job: Job) -> None:
@@ -138,8 +140,8 @@ class Run(Patience):
         link = self._place.gate.value.link
         try:
             graph = await self._stage(workflow)
-            if not self._at(Stage.WAITING):
-                return
+            if not self._at(Stage.WAITING) or self._held():
+                return  # inputs may have taken minutes to send
             server = await self._marker.ensure()
             if self._place.gate.value.link != link:
                 return  # what answers now may be another ComfyUI, without the inputs

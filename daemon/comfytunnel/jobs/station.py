@@ -156,6 +156,7 @@ class Station:
             client_id=self._client_id,
             now=self._now,
             changed=self._changed,
+            held=self._held,
             partner_key=self._partner_keys.get(job.id),
         )
         self.runs[job.id] = run
