@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -198,13 +199,14 @@ def test_a_job_that_was_stopped_ends_as_the_one_who_stopped_it_says_however_it_e
 ) -> None:
     stage = {"not given": Stage.SUBMITTING, "its outputs were lost": Stage.FETCHING}.get(way, Stage.ON_SERVER)
     job = a_job(stage, status=Status.CANCELING, cancel_requested=True, because=because)
-    changes = {
+    ways: dict[str, Callable[[], Changes | None]] = {
         "interrupted": lambda: decide(job, Look(Seen.INTERRUPTED), NOW),
         "absent": lambda: decide(job, Look(Seen.ABSENT), NOW, process=Process.SAME, settled=True),
         "not given": lambda: not_given(job, NOW),
         "lost": lambda: decide(job, Look(Seen.ABSENT), NOW, process=Process.OTHER, settled=True),
         "its outputs were lost": lambda: lost(job, NOW, "its outputs"),
-    }[way]()
+    }
+    changes = ways[way]()
     assert changes is not None
     after = apply(job, changes, 2)
     assert (after.status, after.error) == (status, because)
