@@ -101,7 +101,13 @@ class Assembly:
             if config is self.config:  # else it is the last word of an endpoint that we have left
                 self._ssh = msgspec.structs.replace(self._ssh, banner=said)
 
-        return SshOpener(config, self._resolver, on_refused=lambda: self._health.poke(), on_banner=on_banner)
+        return SshOpener(
+            config,
+            self._resolver,
+            on_refused=lambda: self._health.poke(),
+            on_banner=on_banner,
+            eager=lambda: self._driver.view.value.tunnel.waiting,
+        )
 
     async def run(self, *, wanted: bool) -> None:
         """Hold the tunnel until cancelled."""

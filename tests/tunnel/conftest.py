@@ -282,7 +282,13 @@ async def near(
 ) -> AsyncIterator[Near]:
     """A tunnel that runs, and is wanted unless `want` says otherwise; its door is bound unless `bound` says otherwise."""
     refusals: list[None] = []
-    driver = Driver("t", SshOpener(config, Resolver(), lambda: refusals.append(None)), policy)
+    opener = SshOpener(
+        config,
+        Resolver(),
+        lambda: refusals.append(None),
+        eager=lambda: driver.view.value.tunnel.waiting,
+    )
+    driver = Driver("t", opener, policy)
     listeners = Listeners(Notifier(), Handed())
     door = Door(
         "t",

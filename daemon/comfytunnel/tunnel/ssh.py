@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -23,8 +24,9 @@ from comfytunnel.tunnel.hostkeys import HostKeys
 from comfytunnel.tunnel.jumps import end, way_through
 from comfytunnel.tunnel.link import Channel, Facts, LinkError, Sink
 from comfytunnel.tunnel.outgoing import outgoing
+from comfytunnel.tunnel.reach import reach
 from comfytunnel.tunnel.state import Cause, Code
-from comfytunnel.tunnel.target import Survey
+from comfytunnel.tunnel.target import Survey, Target
 from comfytunnel.tunnel.waiting import Waiting
 from comfytunnel.tunnel.witness import Witness, cause_of
 
@@ -44,8 +46,11 @@ class SshOpener:
         resolver: Resolver,
         on_refused: Callable[[], None] = lambda: None,
         on_banner: Callable[[str], None] = lambda _: None,
+        eager: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`on_banner` hears what the host says before authentication, also of a try that fails then."""
+        """`on_banner` hears what the host says before authentication, also of a try that fails then. `eager`: whether somebody
+        waits for the link."""
+        self._eager = eager
         self._config = config
         self._resolver = resolver
         self._on_refused = on_refused
@@ -57,9 +62,15 @@ class SshOpener:
     async def __call__(self) -> AsyncIterator[SshLink]:
         """One link. Raises LinkError with the cause."""
         witness = Witness()
+
+        def another() -> Witness:
+            nonlocal witness
+            witness = Witness()
+            return witness
+
         async with AsyncExitStack() as jumps:
             try:
-                conn = await self._connect(witness, jumps)
+                conn = await self._connect(another, lambda: witness.last_received > 0, jumps)
             except TimeoutError:
                 raise LinkError(
                     Cause(Code.CONNECT_TIMEOUT, "it accepted the connection and then said nothing.")
@@ -76,11 +87,25 @@ class SshOpener:
             finally:
                 await link.abort()
 
-    async def _connect(self, witness: Witness, jumps: AsyncExitStack) -> asyncssh.SSHClientConnection:
-        config = self._config
+    async def _connect(
+        self, another: Callable[[], Witness], heard: Callable[[], bool], jumps: AsyncExitStack
+    ) -> asyncssh.SSHClientConnection:
         target = await self._survey.target()
-        options, way = target.options, await way_through(target, jumps)
-        sock = await dial(options.host, options.port, self._resolver) if target.direct else None
+        way = await way_through(target, jumps)
+        if not target.direct:
+            return await self._shake(target, way, another(), None)
+        return await reach(
+            partial(dial, target.options.host, target.options.port, self._resolver),
+            lambda sock: self._shake(target, way, another(), sock),
+            heard,
+            self._eager,
+        )
+
+    async def _shake(
+        self, target: Target, way: dict[str, Any], witness: Witness, sock: socket.socket | None
+    ) -> asyncssh.SSHClientConnection:
+        """From TCP to logged in. Closes `sock` unless it succeeds."""
+        config, options = self._config, target.options
         witness.authorities = target.known.authorities
         witness.judge = partial(self._host_keys.judge, target.name)
         try:

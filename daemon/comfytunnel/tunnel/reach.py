@@ -1,0 +1,99 @@
+"""Getting through to a host: one way at first and, while somebody waits, another every AGAIN seconds beside it.
+
+A SYN that was lost is sent again after 1, 3 and 7 s, and a handshake whose bytes were lost is waited for until its deadline, although
+the line may be whole again by now. The first way on which the host is heard is the one; the others are closed. Nobody waits: one
+way is enough, and a relay in trouble is left in peace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+AGAIN = 1.5  # seconds; with a connect and a handshake behind it within the 2.5 s that a caller should wait at most
+WAYS_MOST = 6  # beside the first: 9 s, by when a connect has had its time
+
+
+async def reach(
+    dial: Callable[[], Awaitable[socket.socket]],
+    shake: Callable[[socket.socket], Awaitable[T]],
+    heard: Callable[[], bool],
+    eager: Callable[[], bool],
+) -> T:
+    """What `shake` makes of the first connection that `dial` gives, or of a later one on which the host spoke first.
+
+    `heard`: whether the host has been heard in the present `shake`; from then on that one alone decides. `eager`: whether somebody
+    waits. `shake` closes its socket if it fails or is cancelled. Raises what the present way raises; its deadlines are the deadlines
+    of the whole.
+    """
+    present: asyncio.Task[T] = asyncio.create_task(_whole(dial, shake))
+    others: set[asyncio.Task[socket.socket]] = set()
+    taken: socket.socket | None = None
+    try:
+        while True:
+            done, _ = await asyncio.wait(
+                {present, *others}, timeout=AGAIN, return_when=asyncio.FIRST_COMPLETED
+            )
+            if present.done() or heard():
+                await _leave(others)
+                return await present
+            through = next((way for way in others & done if way.exception() is None), None)
+            others -= {way for way in others & done if way.exception() is not None}
+            if through is not None:
+                others.discard(through)
+                await _cancelled(present)
+                taken = through.result()
+                present = asyncio.create_task(_begun(shake, taken))
+            elif not done and eager() and len(others) < WAYS_MOST:
+                others.add(asyncio.create_task(_greeted(dial)))
+    finally:
+        await _leave(others)
+        await _cancelled(present)
+        if taken is not None and present.cancelled():
+            taken.close()  # it may have been cancelled before its first step
+
+
+async def _whole(
+    dial: Callable[[], Awaitable[socket.socket]], shake: Callable[[socket.socket], Awaitable[T]]
+) -> T:
+    return await shake(await dial())
+
+
+async def _begun(shake: Callable[[socket.socket], Awaitable[T]], sock: socket.socket) -> T:
+    return await shake(sock)
+
+
+async def _greeted(dial: Callable[[], Awaitable[socket.socket]]) -> socket.socket:
+    """A connection on which something has come (SSH servers speak at once: RFC 4253, 4.2), or its end."""
+    sock = await dial()
+    loop = asyncio.get_running_loop()
+    spoken = asyncio.Event()
+    loop.add_reader(sock, spoken.set)
+    try:
+        await spoken.wait()
+    except BaseException:
+        loop.remove_reader(sock)
+        sock.close()
+        raise
+    loop.remove_reader(sock)
+    return sock
+
+
+async def _leave(ways: set[asyncio.Task[socket.socket]]) -> None:
+    """Close the ways that are not taken."""
+    while ways:
+        way = ways.pop()
+        await _cancelled(way)
+        if not way.cancelled() and way.exception() is None:
+            way.result().close()
+
+
+async def _cancelled(task: asyncio.Task[T]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()  # nobody else may be there to take note of it
