@@ -179,6 +179,17 @@ def test_a_network_that_comes_and_goes_does_not_hurry_a_refused_key() -> None:
         assert record.cause == Cause(Code.AUTH_DENIED), "why it is slow stays shown"
 
 
+def test_a_try_after_a_refused_key_runs_its_course_whatever_the_network_does() -> None:
+    """An agent may be asking a person just now: each new try would ask again."""
+    record, _ = step(RECORDS["waiting, slowly"], Elapsed(7), NOW + 20, POLICY)
+    assert record.phase is Phase.CONNECTING
+    for event in (RouteChanged(table.ELSEWHERE), RouteChanged(NOWHERE), RouteChanged(HERE), Woke(5.0)):
+        after, effects = step(record, event, NOW + 22, POLICY)
+        assert (after.phase, after.link, effects) == (Phase.CONNECTING, record.link, ())
+    again, effects = step(record, Reconnect(), NOW + 22, POLICY)
+    assert effects == (DropLink(), OpenLink(again.link)), "the user may hurry it"
+
+
 def test_a_network_that_comes_back_is_used_at_once() -> None:
     gone, _ = step(RECORDS["waiting"], RouteChanged(NOWHERE), NOW, POLICY)
     assert gone.cause == Cause(Code.NO_ROUTE)
@@ -265,7 +276,7 @@ BREAKS = {
     "wakes what is down": ("(Phase.DOWN, Phase.HALTED):\n        return tunnel, ()\n    if tunnel.phase in ALIVE:", "():\n        return tunnel, ()\n    if tunnel.phase in ALIVE:"),
     "reconnects what is down": ("    if tunnel.phase is Phase.DOWN:\n        return tunnel, ()\n    if isinstance(event, ConfigChanged)", "    if isinstance(event, ConfigChanged)"),
     "retries a changed host key": ("cause.verdict is Verdict.HALT", "False"),
-    "hurries a refused key": ("return slow and tunnel.phase", "return False and tunnel.phase"),
+    "hurries a refused key": ("return slow and (", "return False and ("),
     "retries a refused key as any other": ("cause.verdict is Verdict.RETRY_SLOWLY:\n        return _pause", "False:\n        return _pause"),
     "lets callers wait as long as nobody": ("policy.backoff_waiting if tunnel.waiting else policy.backoff_idle", "policy.backoff_idle"),
     "does not hurry for somebody who begins to wait": ("begins = event.waiting and not tunnel.waiting", "begins = False"),

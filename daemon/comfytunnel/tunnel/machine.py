@@ -197,9 +197,10 @@ def _woke(tunnel: Tunnel, event: Woke, now: float, policy: Policy) -> Step:
 
 
 def _must_be_slow(tunnel: Tunnel, now: float) -> bool:
-    """A try that bothers somebody waits for its time whatever the world does; only the user can hurry it."""
+    """A try that bothers somebody waits for its time and runs its course whatever the world does; only the user can hurry it."""
     slow = tunnel.cause is not None and tunnel.cause.verdict is Verdict.RETRY_SLOWLY
-    return slow and tunnel.phase is Phase.WAITING and tunnel.until is not None and now < tunnel.until
+    early = tunnel.phase is Phase.WAITING and tunnel.until is not None and now < tunnel.until
+    return slow and (early or tunnel.phase is Phase.CONNECTING)
 
 
 def _about_to_sleep(tunnel: Tunnel, event: AboutToSleep, now: float, policy: Policy) -> Step:
