@@ -31,6 +31,7 @@ class Host:
         self.ends: list[socket.socket] = []  # the host's end of each connection
         self.ours: list[socket.socket] = []
         self.answered = asyncio.Event()  # the handshake ends
+        self.discarded: list[str] = []
         self.unreachable = 0  # so many first ways get no connection at all
 
     async def dial(self) -> socket.socket:
@@ -54,7 +55,9 @@ class Host:
         return f"through {number}"
 
     async def reach(self) -> str:
-        return await reach(self.dial, self.shake, lambda: self.heard, lambda: self.eager)
+        return await reach(
+            self.dial, self.shake, lambda: self.heard, lambda: self.eager, self.discarded.append
+        )
 
     def open_ones(self) -> list[int]:
         return [number for number, sock in enumerate(self.ours) if sock.fileno() >= 0]
@@ -140,6 +143,27 @@ async def test_whoever_gives_up_leaves_no_connection(host: Host) -> None:
         assert task.cancelled()
     assert host.open_ones() == []
     gc.collect()
+
+
+async def test_success_in_the_moment_of_giving_up_is_discarded(host: Host) -> None:
+    async with reaching(host) as task:
+        await becomes(lambda: host.shakes == [0], "the handshake is under way")
+        host.eager = False
+        host.answered.set()
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+    assert host.discarded == ["through 0"] or host.open_ones() == []
+
+
+async def test_success_in_the_moment_of_another_greeting_counts(host: Host) -> None:
+    async with reaching(host) as task:
+        await becomes(lambda: len(host.ends) == 2, "another way")
+        host.ends[1].send(b"SSH-2.0-x\r\n")
+        host.answered.set()
+        assert await task in ("through 0", "through 1")
+    assert len(host.open_ones()) == 1
+    assert host.discarded == []
 
 
 async def test_a_caller_is_served_soon_after_a_silent_outage(sshd: Sshd, tmp_path: Path) -> None:

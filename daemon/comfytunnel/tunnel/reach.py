@@ -23,16 +23,18 @@ async def reach(
     shake: Callable[[socket.socket], Awaitable[T]],
     heard: Callable[[], bool],
     eager: Callable[[], bool],
+    discard: Callable[[T], None],
 ) -> T:
     """What `shake` makes of the first connection that `dial` gives, or of a later one on which the host spoke first.
 
     `heard`: whether the host has been heard in the present `shake`; from then on that one alone decides. `eager`: whether somebody
-    waits. `shake` closes its socket if it fails or is cancelled. Raises what the present way raises; its deadlines are the deadlines
+    waits. `shake` closes its socket if it fails or is cancelled; `discard` gets what it made when nobody is there to take it. Raises what the present way raises; its deadlines are the deadlines
     of the whole.
     """
     present: asyncio.Task[T] = asyncio.create_task(_whole(dial, shake))
     others: set[asyncio.Task[socket.socket]] = set()
     taken: socket.socket | None = None
+    given = False
     try:
         while True:
             done, _ = await asyncio.wait(
@@ -40,12 +42,16 @@ async def reach(
             )
             if present.done() or heard():
                 await _leave(others)
-                return await present
+                result = await present
+                given = True
+                return result
             through = next((way for way in others & done if way.exception() is None), None)
             others -= {way for way in others & done if way.exception() is not None}
             if through is not None:
-                others.discard(through)
                 await _cancelled(present)
+                if not present.cancelled() and present.exception() is None:
+                    continue  # it has got through in this very moment
+                others.discard(through)
                 taken = through.result()
                 present = asyncio.create_task(_begun(shake, taken))
             elif not done and eager() and len(others) < WAYS_MOST:
@@ -55,6 +61,8 @@ async def reach(
         await _cancelled(present)
         if taken is not None and present.cancelled():
             taken.close()  # it may have been cancelled before its first step
+        elif not given and not present.cancelled() and present.exception() is None:
+            discard(present.result())  # cancelled in the moment of success
 
 
 async def _whole(

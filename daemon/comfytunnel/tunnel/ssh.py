@@ -99,6 +99,7 @@ class SshOpener:
             lambda sock: self._shake(target, way, another(), sock),
             heard,
             self._eager,
+            discard=lambda conn: conn.abort(),
         )
 
     async def _shake(
