@@ -179,7 +179,7 @@ class HandScheduler:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.live: Feed[int] = Feed(0)
-        self.queue = Queue(Mode.OPEN, STARTED)
+        self.queue = Feed(Queue(Mode.OPEN, STARTED))
         self.settings = JobsSettings(output_dir=Path("/pictures"))
         self.now: dict[str, LiveProgress] = {}
         self.pictures: dict[str, Preview] = {}
@@ -199,8 +199,8 @@ class HandScheduler:
         return await self.move(job_id, Stage.ENDED, status=Status.CANCELED, completed_at=datetime.now(UTC))
 
     async def set_mode(self, mode: Mode) -> Queue:
-        self.queue = Queue(mode, STARTED)
-        return self.queue
+        self.queue.set(Queue(mode, datetime.now(UTC)))
+        return self.queue.value
 
     async def retry(self, job_id: str, inputs: tuple[Input, ...]) -> Job:
         workflow = await self.store.workflow(job_id) or {}

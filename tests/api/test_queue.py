@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -240,3 +241,26 @@ async def test_a_retry_has_the_files_of_the_old_job_while_they_are_here(queue: A
     async with queue.http.delete(f"http://localhost/api/v2/assets/{assets[0]}") as response:
         assert response.status == 204
     await refused(queue, "missing_asset", f"/v1/jobs/{again['id']}/retry", json=None)
+
+
+async def test_the_event_stream_tells_when_the_queue_is_held_and_when_a_drain_is_done(api: Api) -> None:
+    job_id = await api.submit()
+    await api.scheduler.start(job_id)
+    events = await api.http.get("http://localhost/v1/events")
+    api.opened.append(events)
+
+    async def state() -> str:
+        name = b""
+        while line := await events.content.readline():
+            name = line[7:].strip() if line.startswith(b"event: ") else name
+            if line.startswith(b"data: ") and name == b"status":
+                return str(json.loads(line[6:])["queue"]["state"])
+        raise AssertionError
+
+    assert await state() == "open"
+    await api.ask("POST", "/v1/queue/pause")
+    assert await state() == "paused"
+    await api.ask("POST", "/v1/queue/drain")
+    assert await state() == "draining"
+    await api.scheduler.succeed(job_id)
+    assert await state() == "drained"

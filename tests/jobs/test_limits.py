@@ -159,6 +159,9 @@ async def test_a_partner_key_reaches_comfyui_and_no_file_of_ours(bench: Bench) -
     await assert_whole(bench, await bench.ends(job))
     [entry] = bench.far.engine.history.values()
     assert entry["prompt"][3]["api_key_comfy_org"] == "sk-secret"
+    bench.link_down()
+    await bench.scheduler.cancel((await with_key(bench)).id)
+    assert bench.scheduler._partner_keys == {}
     await bench.kill()
     for path in bench.folder.glob("jobs.db*"):
         assert b"sk-secret" not in path.read_bytes()

@@ -42,10 +42,10 @@ async def test_what_is_on_the_server_ends_and_nothing_follows_until_resumed(
     async with asyncio.timeout(DEADLINE):
         await bench.scheduler.live.until(lambda _: not bench.scheduler._stations["default"].runs)
     assert bench.far.executions == [job.id for job in jobs[:2]]
-    assert bench.scheduler.queue.mode is mode
+    assert bench.scheduler.queue.value.mode is mode
     waits = bench.scheduler.waits_for(await bench.job(jobs[2]))
     assert waits is not None
-    assert (waits.code, waits.since) == (mode.value, bench.scheduler.queue.since)
+    assert (waits.code, waits.since) == (mode.value, bench.scheduler.queue.value.since)
     await bench.scheduler.set_mode(Mode.OPEN)
     for job in jobs[2:]:
         await assert_whole(bench, await bench.ends(job))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from comfytunnel.errors import StateError, UsageError
@@ -207,3 +208,45 @@ async def test_a_mistake_of_ours_in_a_migration_leaves_the_database_where_it_is(
     assert opened.notice is None
     assert await opened.get(job.id) == job
     await opened.close()
+
+
+async def test_a_database_of_the_first_version_is_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its jobs and files get what later versions search for."""
+    path = tmp_path / "jobs.db"
+    job = Job(
+        id="j",
+        seq=1,
+        revision=7,
+        status=Status.SUCCEEDED,
+        stage=Stage.ENDED,
+        created_at=NOW,
+        completed_at=NOW,
+    )
+    waiting = msgspec.structs.replace(
+        job, id="w", seq=2, revision=8, status=Status.QUEUED, stage=Stage.WAITING, completed_at=None
+    )
+    with monkeypatch.context() as older:
+        older.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        db, _ = schema.open_database(path, NOW)
+    for each in (job, waiting):
+        db.execute(
+            "INSERT INTO jobs (seq, id, revision, status, stage, body) VALUES (?, ?, ?, ?, ?, ?)",
+            (each.seq, each.id, each.revision, each.status, each.stage, msgspec.json.encode(each)),
+        )
+        db.execute("INSERT INTO workflows VALUES (?, '{}')", (each.id,))
+    output = an_output(job)
+    db.execute(
+        "INSERT INTO outputs (asset_id, job_id, ord, body) VALUES ('a', 'j', 0, ?)",
+        (msgspec.json.encode(output),),
+    )
+    db.close()
+    store = await Store.open(path)
+    [old], size = await store.oldest_outputs(10)
+    assert (old.job_id, old.output, old.size, size) == ("j", output, output.size, output.size)
+    assert old.ended_at == NOW.replace(microsecond=0)
+    assert await store.others_with(msgspec.structs.replace(output, asset_id="b"))
+    assert [old.job_id for old in (await store.oldest_jobs(10, without_outputs=False))[0]] == ["j"]
+    assert [job.id for job in await store.waiting()] == ["w"]
+    await store.close()

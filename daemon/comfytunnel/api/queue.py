@@ -38,7 +38,7 @@ async def _set(request: web.Request, mode: Mode) -> web.Response:
 
 async def state(its: Context) -> wire.Queue:
     """Return the queue as it is now. `drained` is what a drain comes to, and holds until the queue is resumed."""
-    queue, on_server = its.scheduler.queue, await its.store.on_server()
+    queue, on_server = its.scheduler.queue.value, await its.store.on_server()
     shown = "drained" if queue.mode is Mode.DRAINING and not on_server else queue.mode.value
     return wire.Queue(state=shown, since=queue.since, waiting=await its.store.in_line(), on_server=on_server)
 

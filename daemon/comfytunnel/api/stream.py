@@ -17,6 +17,7 @@ import structlog
 from aiohttp import web
 
 from comfytunnel import wire
+from comfytunnel.api import queue
 from comfytunnel.api.context import Context, context, origin
 from comfytunnel.api.jobs import find, output_view, progress_view, status_view, view
 from comfytunnel.api.tunnels import all_tunnels, snapshot
@@ -120,7 +121,7 @@ async def daemon_events(request: web.Request) -> web.StreamResponse:
     seen = its.store.revision.value
     if resume is not None:
         seen = resume if resume <= seen else 0  # an id that this store has not reached is another store's
-    feeds = (its.store.revision, its.tunnels.changed, its.outages.ended)
+    feeds = (its.store.revision, its.tunnels.changed, its.outages.ended, its.scheduler.queue)
     async with _streaming(request, *feeds) as (stream, bell):
         outages = its.outages.ended.value
         told = await snapshot(its)
@@ -154,9 +155,9 @@ async def _tell_jobs(stream: Stream, its: Context, base: str, seen: int) -> int:
 
 
 async def _tell_tunnels(stream: Stream, its: Context, told: wire.Status, seen: int) -> wire.Status:
-    """Send each tunnel that has changed; all anew when tunnels have come or gone, or the daemon's own trouble has changed."""
+    """Send each tunnel that has changed; all anew when tunnels have come or gone, or the daemon's own trouble or the queue has changed."""
     now, cause = all_tunnels(its), its.tunnels.cause()
-    if now.keys() != told.tunnels.keys() or cause != told.cause:
+    if now.keys() != told.tunnels.keys() or cause != told.cause or await _queue_changed(its, told.queue):
         told = await snapshot(its)
         await stream.send("status", told, seen)
         return told
@@ -164,6 +165,13 @@ async def _tell_tunnels(stream: Stream, its: Context, told: wire.Status, seen: i
         if _lasting(tunnel) != _lasting(told.tunnels[name]):
             await stream.send("tunnel", wire.TunnelEvent(name, tunnel))
     return msgspec.structs.replace(told, tunnels=now)
+
+
+async def _queue_changed(its: Context, told: wire.Queue | None) -> bool:
+    """Whether the queue was paused, drained or resumed since, or a drain has come to its end."""
+    if told is None or told.since != its.scheduler.queue.value.since:
+        return True
+    return told.state == "draining" and (await queue.state(its)).state == "drained"
 
 
 async def _tell_outages(stream: Stream, its: Context, seen: int) -> int:

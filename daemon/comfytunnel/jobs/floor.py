@@ -6,12 +6,16 @@ reasons.py says what jobs wait for, orders.py does what people ask, scheduler.py
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
 import msgspec
+import structlog
 
+from comfytunnel.errors import StateError
+from comfytunnel.feed import Feed
 from comfytunnel.jobs.line import Line
 from comfytunnel.jobs.model import Job, Mode, Queue, Stage, Status
 from comfytunnel.jobs.place import JobsSettings, Place
@@ -20,12 +24,17 @@ from comfytunnel.jobs.station import Station
 from comfytunnel.jobs.store import Store
 from comfytunnel.jobs.verdict import CREDENTIAL_GONE, ended
 
+log = structlog.get_logger(__name__)
+
 QUEUE = "queue"
 """The key under which the store remembers the queue's mode."""
 
 
 class Floor(ABC):
     """Shared by the three; `now` gives aware times in UTC."""
+
+    queue: Feed[Queue]
+    """The queue's mode, since when. It is that of the process before once `take_up` has returned."""
 
     def __init__(
         self,
@@ -41,7 +50,7 @@ class Floor(ABC):
         self._places = dict(places)
         self._stations: dict[str, Station] = {}
         self._partner_keys: dict[str, str] = {}  # by job id, and nowhere else
-        self._queue = Queue(Mode.OPEN, now())
+        self.queue = Feed(Queue(Mode.OPEN, now()))
         self._taking_up = asyncio.Lock()
         self._taken_up = False
 
@@ -54,26 +63,33 @@ class Floor(ABC):
         async with self._taking_up:
             if self._taken_up:
                 return
-            first = msgspec.json.encode(self._queue).decode()
-            kept = await self._store.remembered(QUEUE, first)
-            try:
-                self._queue = msgspec.json.decode(kept, type=Queue)
-            except msgspec.DecodeError:  # a newer program's; an open queue is what people expect
-                self._queue = Queue(Mode.OPEN, self._now())
+            kept = await self._store.recalled(QUEUE)
+            with contextlib.suppress(
+                msgspec.DecodeError
+            ):  # a newer program's: an open queue is what people expect
+                if kept is not None:
+                    self.queue.set(msgspec.json.decode(kept, type=Queue))
             for job in await self._store.waiting():
-                if job.partner_key:  # it was in the memory of the process before
-                    failed = ended(Status.FAILED, self._now(), CREDENTIAL_GONE)
-                    await self._store.move(job.id, expect=Stage.WAITING, **failed)
-                else:
+                if not (job.partner_key and await self._without_key(job)):
                     self._stand(job)
             self._taken_up = True
+
+    async def _without_key(self, job: Job) -> bool:
+        """End a job whose key was in the memory of the process before. False if that cannot be written now: its turn will end it."""
+        try:
+            failed = ended(Status.FAILED, self._now(), CREDENTIAL_GONE)
+            await self._store.move(job.id, expect=Stage.WAITING, **failed)
+        except StateError as error:
+            log.warning("state", job=job.id, why=error.message)
+            return False
+        return True
 
     def _stand(self, job: Job) -> None:
         """Let a waiting job stand in line, and nothing else."""
         self._line.add(job)
 
     def _held(self) -> bool:
-        return self._queue.mode is not Mode.OPEN
+        return self.queue.value.mode is not Mode.OPEN
 
     def _run_of(self, job_id: str) -> Run | None:
         return next(

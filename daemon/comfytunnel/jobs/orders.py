@@ -132,21 +132,17 @@ class Orders(Floor):
             self._line_up(after)
         return after
 
-    @property
-    def queue(self) -> Queue:
-        return self._queue
-
     async def set_mode(self, mode: Mode) -> Queue:
         """Pause, drain or resume the queue; it stays so over restarts. Raises StateError."""
         await self.take_up()
-        if mode is not self._queue.mode:
+        if mode is not self.queue.value.mode:
             after = Queue(mode, self._now())
             await self._store.remember(QUEUE, msgspec.json.encode(after).decode())
-            self._queue = after
+            self.queue.set(after)
             log.info("queue", mode=mode.value)
             self._stir()
             self._changed()
-        return self._queue
+        return self.queue.value
 
     async def _known(self, job_id: str) -> Job:
         job = await self._store.get(job_id)

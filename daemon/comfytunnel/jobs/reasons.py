@@ -68,7 +68,7 @@ class Reasons(Floor):
         if not waiting:
             return None
         if self._held():
-            return replace(_HELD[self._queue.mode], since=self._queue.since)
+            return replace(_HELD[self.queue.value.mode], since=self.queue.value.since)
         if not any(place.gate.value.open for place in places):
             return self._closed(places[0])
         stations = [self._stations.get(place.name) for place in places]

@@ -154,7 +154,7 @@ class Scheduler(Orders, Reasons):
 
     def _refuse_more(self) -> None:
         """Those that are just being written count, so that many at once do not slip through."""
-        if self._queue.mode is Mode.DRAINING:
+        if self.queue.value.mode is Mode.DRAINING:
             raise RefusedError(
                 "The queue is being drained: no job is accepted.",
                 hint="Accept again: comfytunnel queue resume",

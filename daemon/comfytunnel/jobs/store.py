@@ -227,6 +227,15 @@ class Store(Attic):
 
         return await self._write(keep)
 
+    async def recalled(self, key: str) -> str | None:
+        """A small lasting value, if there is one."""
+
+        def read() -> str | None:
+            row = self._one("SELECT value FROM meta WHERE key = ?", (key,))
+            return None if row is None else str(row[0])
+
+        return await self._run(read)
+
     async def remember(self, key: str, value: str) -> None:
         """Set a small lasting value."""
         await self._write(lambda: self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value)))
