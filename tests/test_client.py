@@ -143,6 +143,44 @@ async def test_an_output_is_downloaded_whole(api: Api, tmp_path: Path) -> None:
     assert to.getvalue() == data
 
 
+async def test_a_file_goes_up_under_its_name_and_type(api: Api, tmp_path: Path) -> None:
+    """Whatever the name holds; and it can be deleted again."""
+    path = tmp_path / 'a "quote"\n.png'
+    path.write_bytes(b"bytes")
+    c = Client(api.path)
+    asset = await off(lambda: c.upload(path, name='a "quote".png'))
+    assert (asset.file_path, asset.content_type, asset.size_bytes) == ('a "quote".png', "image/png", 5)
+    assert asset.created_new is True
+    other = await off(lambda: c.upload(path, name="b", content_type="text/plain"))
+    assert (other.content_type, other.created_new) == ("text/plain", False)
+    await off(lambda: c.delete_asset(asset.id))
+    with pytest.raises(NotFoundError):
+        await off(lambda: c.delete_asset(asset.id))
+
+
+def test_an_upload_that_is_refused_before_it_is_whole_says_why(short: Path) -> None:
+    """The daemon has answered and closed while most of the file was still here."""
+    body = b'{"error": {"code": "file_too_large", "message": "too large"}}'
+
+    def refuse() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(
+                b"HTTP/1.1 422 x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+
+    (short / "large").write_bytes(bytes(8_000_000))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(short / "sock"))
+        listener.listen()
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        with pytest.raises(UsageError, match="too large"):
+            Client(short / "sock").upload(short / "large")
+        thread.join(5)
+
+
 async def test_events_are_typed_and_resumable(api: Api) -> None:
     c = Client(api.path)
     events = c.events()

@@ -14,8 +14,11 @@ import aiohttp
 import pytest
 from blake3 import blake3
 
+from comfytunnel.errors import StateError
 from comfytunnel.jobs import landing
+from comfytunnel.jobs.assets import Assets
 from comfytunnel.jobs.model import Stage, Status
+from comfytunnel.jobs.store import Store
 from tests.api.conftest import Api
 from tests.api.contract import check
 
@@ -263,6 +266,17 @@ async def test_more_than_is_kept_is_refused_and_leaves_nothing(api: Api, *, anno
     assert kept(api) == []
 
 
+async def test_what_announces_too_much_is_refused_before_it_is_read(api: Api) -> None:
+    reader, writer = await asyncio.open_unix_connection(api.path)
+    writer.write(
+        b"POST /api/v2/assets HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        b"Content-Length: 99999999999\r\n\r\n"
+    )
+    async with asyncio.timeout(5):
+        assert b" 422 " in await reader.readline()
+    writer.close()
+
+
 async def test_a_full_disk_is_said_and_nothing_half_written_stays(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +317,35 @@ async def test_leftovers_of_a_killed_process_are_swept(api: Api) -> None:
     (api.store.files / ("0" * 64)).write_bytes(b"renamed, not recorded")
     await api.context.assets.open()
     assert kept(api) == [digest(b"bytes").removeprefix("blake3:")]
+
+
+async def test_a_folder_that_somebody_took_away_is_an_error_and_not_the_daemons_end(api: Api) -> None:
+    """The sweep says so; the next upload makes it anew."""
+    api.store.files.rmdir()
+    with pytest.raises(StateError):
+        await api.context.assets.sweep()
+    assert (await api.ask("POST", ASSETS, data=form()))[0] == 201
+
+
+async def test_files_of_others_in_the_folder_are_left_alone(api: Api) -> None:
+    (api.store.files / "notes.txt").write_text("mine")
+    await api.context.assets.sweep()
+    assert kept(api) == ["notes.txt"]
+
+
+async def test_the_files_of_a_broken_database_are_moved_aside_with_it(api: Api, tmp_path: Path) -> None:
+    """Without their records nobody would need them, and the first sweep would delete them all."""
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / ("0" * 64)).write_bytes(b"bytes")
+    (tmp_path / "jobs.db").write_bytes(b"broken" * 1000)
+    store = await Store.open(tmp_path / "jobs.db")
+    try:
+        await Assets(store).open()
+    finally:
+        await store.close()
+    [aside] = tmp_path.glob("assets.broken-*")
+    assert (aside / ("0" * 64)).read_bytes() == b"bytes"
+    assert list(store.files.iterdir()) == []
 
 
 async def test_from_hash_makes_an_asset_over_known_bytes(api: Api) -> None:

@@ -117,6 +117,22 @@ async def test_a_server_that_is_new_gets_the_file_anew(bench: Bench) -> None:
     assert bench.far.uploads.count(remote(picture)) == 2
 
 
+async def test_a_server_that_changes_between_upload_and_submission_gets_the_file_anew(bench: Bench) -> None:
+    """Another link may lead to another ComfyUI: what was sent through the old one does not count."""
+    picture = png(0x343434)
+    await keep(bench, picture)
+    bench.far.faults.slow_upload = 1.0  # the marker's upload follows the file's
+    job = await submit(bench, inverted("photo.png"))
+    async with asyncio.timeout(DEADLINE):
+        while remote(picture) not in bench.far.uploads:  # noqa: ASYNC110 (the far side has no bell for it)
+            await asyncio.sleep(0.01)
+    (bench.far.base / remote(picture)).unlink()
+    bench.link_up()
+    bench.far.faults.slow_upload = 0.0
+    assert await color_of(bench, await bench.ends(job)) == 0xCBCBCB
+    assert bench.far.uploads.count(remote(picture)) == 2
+
+
 async def test_a_file_that_was_half_written_over_there_is_replaced(bench: Bench) -> None:
     picture = png(0x444444)
     await keep(bench, picture)
@@ -258,6 +274,22 @@ async def test_an_upload_that_makes_no_progress_is_given_up(
     assert await color_of(bench, await bench.ends(job)) == 0xFEFEFE
 
 
+async def test_an_upload_that_goes_on_slowly_is_not_given_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline is on silence, not on the whole."""
+    monkeypatch.setattr(upload_module, "SILENCE", 0.5)
+    pieces = [bytes(1000)] * 10 + [b""]
+
+    async def read() -> bytes:
+        await asyncio.sleep(0.1)  # a slow disk
+        return pieces.pop(0)
+
+    told = await bench.client.upload_input(read, 10_000, "slow.bin", "comfytunnel", overwrite=False)
+    assert told == "comfytunnel/slow.bin"
+    assert await bench.client.size_of_input("slow.bin", "comfytunnel") == 10_000
+
+
 HOSTILE_ANSWERS: list[Any] = [
     b"",
     b"[]",
@@ -265,6 +297,7 @@ HOSTILE_ANSWERS: list[Any] = [
     b'{"name": "", "subfolder": ""}',
     b'{"name": "x", "subfolder": ["y"]}',
     b'{"name": "' + b"x" * 100_000 + b'"}',
+    b'{"name": "x"}' + b" " * 100_000,
     b"[" * 100_000,
 ]
 

@@ -118,5 +118,5 @@ def _blame() -> Iterator[None]:
         yield
     except (aiohttp.ClientError, web.RequestPayloadError, EOFError) as error:
         raise ConnectionResetError("the caller left in the middle of an upload") from error
-    except (HttpProcessingError, ValueError, RuntimeError, AssertionError) as error:
+    except (HttpProcessingError, ValueError, RuntimeError) as error:
         raise _unfit(f"it is not a form that can be read ({str(error)[:100]})", "") from error

@@ -55,9 +55,13 @@ async def upload(
 
 
 async def _read(answer: aiohttp.ClientResponse) -> Any:
+    raw = bytearray()
     try:
-        raw = await answer.content.read(MAX_ANSWER)
-        return answers.any_json(raw)
+        async for chunk in answer.content.iter_any():
+            raw += chunk
+            if len(raw) > MAX_ANSWER:
+                raise NotComfyUI("the answer to an upload is longer than ComfyUI's", status=answer.status)
+        return answers.any_json(bytes(raw))
     except (aiohttp.ClientError, OSError) as error:
         raise Ambiguous("the answer to an upload was cut") from error
     except (ValueError, RecursionError) as error:

@@ -43,6 +43,7 @@ SWEEP = 600.0
 """Seconds between two looks for bytes that nobody needs any more."""
 PART = ".part"
 
+_OURS = re.compile(r"[0-9a-f]{64}")
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
 
 
@@ -58,14 +59,20 @@ class Assets:
     ) -> None:
         self.max_upload = max_upload
         self.now = now
+        self._store = store
         self._folder = store.files
         self._records = AssetStore(store)
         self._lock = asyncio.Lock()  # between the bytes' coming or going and the record that needs them
 
     async def open(self) -> None:
-        """Make the folder, and clear away what a killed process left half done."""
+        """Make the folder, and clear away what a killed process left half done. Where the database was moved aside because it was broken, its
+        files are, too: the new one needs none of them, but whoever mends the old one will."""
 
         def sweep() -> None:
+            if self._store.notice is not None and self._folder.exists():
+                self._folder.rename(
+                    self._folder.with_name(f"{self._folder.name}.broken-{self.now():%Y%m%d-%H%M%S}")
+                )
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for left in self._folder.glob(f"*{PART}"):
                 left.unlink(missing_ok=True)
@@ -90,7 +97,9 @@ class Assets:
 
             def remove() -> int:
                 idle = [
-                    path for path in self._folder.iterdir() if path.suffix != PART and path.name not in needed
+                    path
+                    for path in self._folder.iterdir()
+                    if _OURS.fullmatch(path.name) and path.name not in needed
                 ]
                 for path in idle:
                     path.unlink(missing_ok=True)
@@ -253,12 +262,10 @@ class Assets:
             return False
         landing = Landing(self._folder, f"{uuid4().hex}{PART}", 0o600)
         try:
-            await self._disk(partial(_copy, Path(meant.path), landing))
-            if landing.blake3 != meant.blake3:
+            copied = await self._disk(partial(_copy, Path(meant.path), landing))
+            if not copied or landing.blake3 != meant.blake3:
                 return False
             await self._disk(landing.keep)
-        except FileNotFoundError:
-            return False
         finally:
             landing.drop()
         return True
@@ -266,8 +273,6 @@ class Assets:
     async def _disk(self, work: Callable[[], T]) -> T:
         try:
             return await on_thread(work)
-        except FileNotFoundError:
-            raise
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise StateError(
@@ -327,17 +332,18 @@ def _suffix(meant: Asset | Output, name: str) -> str:
     return next((suffix for suffix, kind in names.TYPES.items() if kind == meant.content_type), "")
 
 
-def _copy(source: Path, landing: Landing) -> None:
-    """Blocks. FileNotFoundError when the source is no regular file (any more)."""
+def _copy(source: Path, landing: Landing) -> bool:
+    """Blocks. False when the source is no regular file (any more)."""
     try:
         there = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise FileNotFoundError(source) from error
+    except OSError:
+        return False
     with os.fdopen(there, "rb", buffering=0) as file:
         found = os.fstat(there)
         if not stat.S_ISREG(found.st_mode):
-            raise FileNotFoundError(source)
+            return False
         landing.open(found.st_size)
         while batch := file.read(BATCH):
             landing.write(batch)
         landing.sync()
+    return True
