@@ -175,6 +175,7 @@ class Assembly:
         self._driver.aim(self._opener(config), _policy(config))
         if changed & set(_ENDPOINT):
             self._ssh = wire.Ssh(host=config.host, port=config.port, user=config.user)
+            self._peer = self._local = None
             self._driver.tell(ConfigChanged())
         return True
 

@@ -100,6 +100,9 @@ class HandTunnels:
         )
         self.outages: dict[str, wire.Outage] = {}
         self.findings: list[wire.Check] = []
+        self.examined = asyncio.Event()  # cleared: the doctor takes his time
+        self.examined.set()
+        self.patients = 0
 
     def names(self) -> list[str]:
         return list(self.known)
@@ -149,6 +152,8 @@ class HandTunnels:
         return self.trouble
 
     async def doctor(self, name: str | None) -> wire.Doctor:
+        self.patients += 1
+        await self.examined.wait()
         names = list(self.known) if name is None else [name]
         checks = [wire.Check("config", "pass", 0.001, "config.toml"), *self.findings]
         broken = next((check.step for check in checks if check.result == "fail"), None)

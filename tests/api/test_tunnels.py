@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -135,3 +136,14 @@ async def test_curl_speaks_it(api: Api) -> None:
     )
     out, _ = await curl.communicate()
     assert json.loads(out)["status"] == "ok"
+
+
+async def test_a_stop_does_not_wait_for_the_doctor(api: Api) -> None:
+    """He may take 45 s, and a stop has two."""
+    api.tunnels.examined.clear()
+    asking = asyncio.create_task(api.ask("GET", "/v1/doctor"))
+    while not api.tunnels.patients:  # noqa: ASYNC110 - nothing rings; the fixture holds the deadline
+        await asyncio.sleep(0)
+    api.context.closing.set(True)
+    status, body = await asking
+    assert (status, body["error"]["code"]) == (503, "not_ready")

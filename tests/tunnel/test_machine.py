@@ -223,8 +223,8 @@ def test_the_link_is_let_go_before_sleep_and_taken_up_after_it() -> None:
 def test_a_changed_config_makes_the_cause_of_before_void_and_reconnect_does_not() -> None:
     """It was another endpoint's: nobody may be told that the new one refuses us."""
     for name in ("waiting", "waiting, slowly", "halted"):
-        after, _ = step(RECORDS[name], ConfigChanged(), NOW, POLICY)
-        assert (after.phase, after.cause) == (Phase.CONNECTING, None)
+        after, _ = step(replace(RECORDS[name], route=NOWHERE), ConfigChanged(), NOW, POLICY)
+        assert (after.phase, after.cause, after.route.usable) == (Phase.CONNECTING, None, True)
         again, _ = step(RECORDS[name], Reconnect(), NOW, POLICY)
         assert again.cause == RECORDS[name].cause
 

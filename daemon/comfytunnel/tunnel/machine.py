@@ -31,6 +31,7 @@ from comfytunnel.tunnel.state import (
     OpenLink,
     Phase,
     Reconnect,
+    Route,
     RouteChanged,
     Timer,
     TrustChanged,
@@ -155,7 +156,7 @@ def _reconnect(tunnel: Tunnel, event: Reconnect | ConfigChanged, now: float, pol
     if tunnel.phase is Phase.DOWN:
         return tunnel, ()
     if isinstance(event, ConfigChanged):
-        tunnel = replace(tunnel, cause=None)  # the old endpoint's is nothing to the new one
+        tunnel = replace(tunnel, cause=None, route=Route())  # the old endpoint's are nothing to the new one
     return _connect(replace(tunnel, rtt=None), now, fresh=True)
 
 
