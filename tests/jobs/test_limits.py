@@ -101,7 +101,7 @@ async def test_a_job_that_fails_fast_ends_at_once_with_the_reason(bench: Bench) 
 
 
 async def test_a_job_that_fails_fast_waits_behind_others_but_for_nothing_else(bench: Bench) -> None:
-    running = await bench.submit(picture(seconds=0.6))
+    running = await bench.submit(picture(seconds=2.0))
     await bench.reaches(running, Status.RUNNING)
     behind = [await bench.submit(picture(n), fail_fast=True) for n in (1, 2, 3)]
     assert {job.status for job in behind} == {Status.QUEUED}
@@ -113,9 +113,9 @@ async def test_a_job_that_fails_fast_waits_behind_others_but_for_nothing_else(be
 
 
 async def test_a_link_that_goes_away_fails_those_that_fail_fast_and_no_others(bench: Bench) -> None:
-    running = await bench.submit(picture(seconds=0.5), fail_fast=True)
+    running = await bench.submit(picture(seconds=2.0), fail_fast=True)
     await bench.reaches(running, Status.RUNNING)
-    await bench.submit(picture(1))
+    await bench.reaches(await bench.submit(picture(1)), Stage.ON_SERVER)
     hasty, patient = await bench.submit(picture(2), fail_fast=True), await bench.submit(picture(3))
     bench.link_down()
     assert end(await bench.ends(hasty)) == (Status.FAILED, "fail_fast")
