@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from comfytunnel.errors import UsageError
+from comfytunnel.errors import StateError, UsageError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.model import Job, Mode, Stage, Status, Waits
 from comfytunnel.jobs.scheduler import Gate, Place
@@ -131,6 +131,29 @@ async def test_only_the_tunnel_that_a_hasty_job_wants_counts(bench: Bench) -> No
     lost = await bench.submit(picture(1), fail_fast=True, tunnel="other")
     assert end(lost) == (Status.FAILED, "fail_fast")
     await assert_whole(bench, await bench.ends(job))
+
+
+async def test_an_end_that_cannot_be_written_is_written_later_and_the_job_is_accepted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full for a moment: the submitter must not hear of a refusal while the job is on disk."""
+    bench.link_down()
+    waiting = await bench.submit(picture(), ttl=0.2)
+
+    async def full(*_: object, **__: object) -> None:
+        failed.set()
+        raise StateError("There is no room on the disk.", code="disk_full")
+
+    failed = asyncio.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "move", full)
+        job = await bench.submit(picture(1), fail_fast=True)
+        assert job.status is Status.QUEUED
+        failed.clear()
+        async with asyncio.timeout(DEADLINE):
+            await failed.wait()
+    assert end(await bench.ends(job)) == (Status.FAILED, "fail_fast")
+    assert end(await bench.ends(waiting)) == (Status.EXPIRED, "not_started_in_time")
 
 
 # --- keys for partner nodes -------------------------------------------------------------------------------------------

@@ -93,6 +93,8 @@ async def test_jobs_stand_where_they_are_moved(bench: Bench) -> None:
 async def test_a_job_moved_before_another_takes_its_priority(bench: Bench) -> None:
     jobs = await three(bench)
     await bench.scheduler.prioritise(jobs[1].id, 7)
+    itself = await bench.scheduler.place_before(jobs[1].id, jobs[1].id)
+    assert itself.priority == 7
     moved = await bench.scheduler.place_before(jobs[2].id, jobs[1].id)
     assert moved.priority == 7
     assert await ran(bench, jobs) == [2, 1, 0]

@@ -111,6 +111,8 @@ class Orders(Floor):
         job = await self._known(job_id)
         if job.id not in self._line:
             raise _not_waiting(job)
+        if other == job.id:
+            return job  # it stands there
         slot = self._line.slot(job.id, other)
         if slot is None:
             raise NotFoundError(f"No job {other} waits in line.", hint="Name one that is queued.")

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from comfytunnel.comfy.shapes import PARTNER_KEY
-from comfytunnel.errors import NotFoundError, RefusedError, UsageError
+from comfytunnel.errors import NotFoundError, RefusedError, StateError, UsageError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.impatience import Impatience
 from comfytunnel.jobs.model import Job, Mode, NewJob
@@ -177,7 +177,13 @@ class Scheduler(Orders, Reasons):
             self._partner_keys[job.id] = partner_key
         log.info("job accepted", job=job.id, nodes=job.nodes_total, tunnel=job.tunnel)
         self._line_up(job)
-        return await self._impatience.hurry(job)
+        try:
+            return await self._impatience.hurry(job)
+        except (
+            StateError
+        ) as error:  # it is accepted all the same; its end is written as soon as that is possible
+            log.warning("state", job=job.id, why=error.message)
+            return job
 
     def _stand(self, job: Job) -> None:
         super()._stand(job)
