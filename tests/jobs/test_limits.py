@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -203,6 +204,16 @@ async def test_a_restart_before_submission_ends_a_job_with_a_key(bench: Bench) -
     bench.link_up()
     await assert_whole(bench, await bench.ends(plain))
     assert bench.far.executions == [plain.id]
+
+
+async def test_a_permission_that_is_taken_back_counts_for_those_that_wait(bench: Bench) -> None:
+    await forwarding(bench)
+    bench.link_down()
+    job = await with_key(bench)
+    bench.scheduler.apply(replace(bench.settings, forward_partner_key=False))
+    bench.link_up()
+    assert end(await bench.ends(job)) == (Status.FAILED, "credential_gone")
+    assert bench.far.prompts_received == 0
 
 
 async def test_a_restart_in_the_doubt_about_a_post_ends_a_job_with_a_key_only_if_it_did_not_arrive(

@@ -105,6 +105,8 @@ class Scheduler(Orders, Reasons):
         """Use other settings from now on: what is being carried, too."""
         self._settings = settings
         self._keep_changed.set()
+        if not settings.forward_partner_key:
+            self._partner_keys.clear()  # no permission any more, for those that wait either
         for station in self._stations.values():
             station.apply(settings)
 

@@ -17,7 +17,8 @@ NOT_STARTED = "not_started_in_time"
 RAN_TOO_LONG = "ran_too_long"
 CREDENTIAL_GONE = Failure(
     "credential_gone",
-    "Its key for partner nodes was kept in memory only, and comfytunnel was restarted before the job could be given to ComfyUI. "
+    "Its key for partner nodes was kept in memory only, and before the job could be given to ComfyUI comfytunnel was restarted or "
+    "forward_partner_key was switched off. "
     "Submit it again.",
 )
 
