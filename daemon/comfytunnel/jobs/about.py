@@ -53,8 +53,8 @@ def about(
         raise _unfit("content_type", "must be a media type, such as image/png")
     if file_path is not None:
         parts = re.split(r"[/\\]", file_path)
-        if not 0 < len(file_path.encode("utf-8", "replace")) <= MAX_NAME or not file_path.isprintable():
-            raise _unfit("file_path", f"must be a printable text of 1 to {MAX_NAME} bytes")
+        if not 0 < len(file_path) <= MAX_NAME or not file_path.isprintable():
+            raise _unfit("file_path", f"must be a printable text of 1 to {MAX_NAME} characters")
         if parts[0] == "" or ".." in parts:
             raise _unfit("file_path", "must be a name such as photo.png: not absolute, and without `..`")
     if len(tags) > 64 or any(not tag.isprintable() or not 0 < len(tag) <= 100 for tag in tags):

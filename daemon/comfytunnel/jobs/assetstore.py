@@ -23,6 +23,7 @@ _BY_HASH = "SELECT body FROM assets WHERE blake3 = ? AND (expires IS NULL OR exp
 _BY_NAME = (
     "SELECT body FROM assets WHERE file_path = ? AND (expires IS NULL OR expires > ?) ORDER BY seq DESC"
 )
+_KNOWN_NAMES = "SELECT DISTINCT file_path FROM assets WHERE file_path IN (SELECT value FROM json_each(?))"
 _SAYS = ("file_path", "content_type", "tags")
 _NEEDED = """
     SELECT blake3 FROM assets
@@ -76,7 +77,8 @@ class AssetStore:
                 found = _first(db, _BY_ID, asset_id, now) or _output(db, asset_id)
                 if found is not None:
                     by_id[asset_id] = found
-            named = ((path, _first(db, _BY_NAME, path, now)) for path in paths)
+            known = db.execute(_KNOWN_NAMES, (msgspec.json.encode(list(paths)).decode(),)).fetchall()
+            named = ((path, _first(db, _BY_NAME, path, now)) for (path,) in known)
             return by_id, {path: asset for path, asset in named if asset is not None}
 
         return await self._store.reading(look)

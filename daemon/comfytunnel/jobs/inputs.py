@@ -53,6 +53,9 @@ async def unless(stop: Coroutine[Any, Any, None], work: Coroutine[Any, Any, T]) 
         for task in (working, stopping):
             task.cancel()
         await asyncio.wait([working, stopping])
+        for task in (working, stopping):
+            if not task.cancelled():
+                task.exception()  # seen: what became of the other one matters no more
 
 
 async def staged(

@@ -12,7 +12,7 @@ from typing import Any
 
 TYPE = "core/ASSET"
 MAX_NAME = 1024
-"""UTF-8 bytes of a `file_path`; a longer text is a prompt."""
+"""Characters of a `file_path`; a longer text is a prompt."""
 MAX_DEPTH = 8
 """Levels of lists and objects inside an input that are searched; no known node nests its values deeper."""
 
@@ -40,7 +40,7 @@ def references(workflow: Mapping[str, Any]) -> list[Reference]:
         inputs = node.get("inputs") if isinstance(node, dict) else None
         for key, value in inputs.items() if isinstance(inputs, dict) else ():
             if isinstance(value, str):
-                if value and len(value.encode("utf-8", "replace")) <= MAX_NAME:
+                if 0 < len(value) <= MAX_NAME:
                     found.append(Reference((node_id, key), name=value))
             else:
                 found += _inside(value, (node_id, key), MAX_DEPTH)
