@@ -69,6 +69,12 @@ async def test_a_fresh_comfyui_between_two_jobs_gets_the_file_anew(world: World)
     assert len([name for name in world.comfyui.uploads if name.startswith("input/")]) == 2
 
 
+def sends(seen: wire.Job) -> bool:
+    """Whether the job says that its input is on its way."""
+    waits = seen.comfytunnel.waits_for if seen.comfytunnel else None
+    return waits is not None and waits.code == "inputs"
+
+
 async def test_a_cut_in_the_middle_of_an_input_costs_only_time(world: World) -> None:
     """The link goes while the file is on its way; it is sent again through the next one, and the job runs once."""
     await world.start()
@@ -76,18 +82,28 @@ async def test_a_cut_in_the_middle_of_an_input_costs_only_time(world: World) -> 
     with large.open("ab") as file:
         file.write(os.urandom(40 * 1024**2))  # behind the picture's end: it stays a picture
     asset = await world.ask(lambda: world.client.upload(large))
+    world.comfyui.faults.slow_upload = 1.0  # so that it is seen even where 40 MB take no time
     job = await world.submit(inverted("large.png"))
-
-    def sending(seen: wire.Job) -> bool:
-        waits = seen.comfytunnel.waits_for if seen.comfytunnel else None
-        return seen.status == "succeeded" or (waits is not None and waits.code == "inputs")
-
-    assert (await world.until(lambda: world.client.job(job.id), sending)).status == "queued"
+    await world.until(lambda: world.client.job(job.id), sends)
     world.remote.cut()
+    world.comfyui.faults.slow_upload = 0.0
     assert color_of(await world.end_of(job)) == (0xDD, 0xDD, 0xDD)
     assert world.comfyui.executions == [job.id]
     stored = world.comfyui.base / "input" / "comfytunnel" / f"{str(asset.hash).removeprefix('blake3:')}.png"
     assert stored.read_bytes() == large.read_bytes()
+
+
+async def test_kill_9_while_an_input_is_on_its_way_and_a_new_start_send_it_again(world: World) -> None:
+    await world.start()
+    await world.ask(lambda: world.client.upload(a_picture(world.base / "photo.png", 0x123456)))
+    world.comfyui.faults.slow_upload = 60.0
+    job = await world.submit(inverted("photo.png"))
+    await world.until(lambda: world.client.job(job.id), sends)
+    await world.kill()
+    world.comfyui.faults.slow_upload = 0.0
+    await world.start()
+    assert color_of(await world.end_of(job)) == (0xED, 0xCB, 0xA9)
+    assert world.comfyui.executions == [job.id]
 
 
 async def test_a_large_upload_leaves_the_daemons_memory_as_it_was(world: World) -> None:
