@@ -81,7 +81,8 @@ async def test_a_pause_in_the_middle_of_an_upload_keeps_the_job_here(bench: Benc
         await bench.scheduler.live.until(lambda _: _waits(bench, job) == "inputs")
     await bench.scheduler.set_mode(Mode.PAUSED)
     async with asyncio.timeout(DEADLINE):
-        await bench.scheduler.live.until(lambda _: _waits(bench, job) == "paused")
+        await bench.scheduler.live.until(lambda _: not bench.scheduler._stations["default"].runs)
+    assert _waits(bench, job) == "paused"
     assert (await bench.job(job)).stage is Stage.WAITING
     assert bench.far.prompts_received == 0
     await bench.scheduler.set_mode(Mode.OPEN)
