@@ -264,3 +264,21 @@ async def test_the_event_stream_tells_when_the_queue_is_held_and_when_a_drain_is
     assert await state() == "draining"
     await api.scheduler.succeed(job_id)
     assert await state() == "drained"
+
+
+async def test_the_list_and_the_event_stream_show_the_outputs_too(api: Api, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    job_id = await api.submit()
+    await api.scheduler.start(job_id)
+    await api.scheduler.output(job_id, tmp_path / "a.png")
+    await api.submit()
+    _, job = await api.ask("GET", f"{JOBS}/{job_id}")
+    _, listed = await api.ask("GET", JOBS)
+    assert listed["jobs"][1] == job
+    assert [output["name"] for output in job["outputs"]] == ["a.png"]
+    events = await api.http.get("http://localhost/v1/events", headers={"Last-Event-ID": "0"})
+    api.opened.append(events)
+    while line := await events.content.readline():
+        if line.startswith(b"data: ") and json.loads(line[6:]).get("id") == job_id:
+            break
+    assert json.loads(line[6:]) == job

@@ -118,6 +118,16 @@ async def test_outputs_bump_the_job_and_are_found_by_asset(store: Store) -> None
     assert after.revision == 3
 
 
+async def test_outputs_of_many_jobs_come_at_once_each_in_its_order(store: Store) -> None:
+    jobs = [await store.add(NEW, now=NOW) for _ in range(3)]
+    for job in jobs[:2]:
+        for ord_ in (2, 0, 1):
+            await store.add_output(an_output(job, ord_, f"{job.id}{ord_}"))
+    found = await store.outputs_of([jobs[1].id, jobs[2].id, "nobody"])
+    assert found == {jobs[1].id: await store.outputs(jobs[1].id)}
+    assert [output.ord for output in found[jobs[1].id]] == [0, 1, 2]
+
+
 async def test_the_list_is_newest_first_in_pages(store: Store) -> None:
     jobs = [await store.add(NEW, now=NOW) for _ in range(5)]
     await store.move(
