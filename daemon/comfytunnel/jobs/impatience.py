@@ -16,7 +16,7 @@ from comfytunnel.errors import StateError
 from comfytunnel.jobs.line import Line
 from comfytunnel.jobs.model import Changes, Failure, Job, Stage, Status, Waits
 from comfytunnel.jobs.store import Store
-from comfytunnel.jobs.verdict import ended, late, too_late
+from comfytunnel.jobs.verdict import ended, too_late
 
 log = structlog.get_logger(__name__)
 
@@ -42,13 +42,13 @@ class Impatience:
         self._now = now
         self._why = why
         self._gone = gone
-        self._deadlines: list[tuple[datetime, int, Job]] = []
+        self._deadlines: list[tuple[datetime, str, float]] = []  # when, whose, after how long
         self._bell = asyncio.Event()
 
     def add(self, job: Job) -> None:
         """A job stands in line (again); one without a limit of its own is ignored."""
         if job.ttl is not None:
-            heappush(self._deadlines, (job.created_at + timedelta(seconds=job.ttl), job.seq, job))
+            heappush(self._deadlines, (job.created_at + timedelta(seconds=job.ttl), job.id, job.ttl))
             self._bell.set()
         self.stir()
 
@@ -77,10 +77,10 @@ class Impatience:
                 continue
 
     async def _sweep(self) -> None:
-        while self._deadlines and late(self._deadlines[0][2], self._now()):
+        while self._deadlines and self._deadlines[0][0] <= self._now():
             due = heappop(self._deadlines)
             try:
-                await self._end(due[2].id, ended(Status.EXPIRED, self._now(), too_late(due[2])))
+                await self._end(due[1], ended(Status.EXPIRED, self._now(), too_late(due[2])))
             except StateError:
                 heappush(self._deadlines, due)
                 raise

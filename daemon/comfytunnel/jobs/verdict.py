@@ -8,7 +8,7 @@ when it is certainly not there and certainly will not be: see `settled`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from comfytunnel.jobs.model import MAX_LOSSES, MAX_REFUSALS, Changes, Failure, Job, Stage, Status, Wanted
@@ -176,8 +176,9 @@ def overdue(job: Job, seen: Seen, now: datetime) -> Failure | None:
     """Why a job on the server must be stopped now: a limit of its own has passed. None while none has, or if it is being stopped."""
     if job.cancel_requested:
         return None
-    if seen is Seen.PENDING and late(job, now):
-        return too_late(job)
+    waited = (now - job.created_at).total_seconds() if seen is Seen.PENDING else 0.0
+    if job.ttl is not None and waited >= job.ttl:
+        return too_late(job.ttl)
     running = (now - job.started_at).total_seconds() if seen is Seen.RUNNING and job.started_at else 0.0
     if job.time_to_run is not None and running >= job.time_to_run:
         text = f"It was stopped because it ran for longer than {job.time_to_run:g} s, its time to run."
@@ -185,13 +186,8 @@ def overdue(job: Job, seen: Seen, now: datetime) -> Failure | None:
     return None
 
 
-def late(job: Job, now: datetime) -> bool:
-    """Whether a job that does not run yet should have begun by now."""
-    return job.ttl is not None and now >= job.created_at + timedelta(seconds=job.ttl)
-
-
-def too_late(job: Job) -> Failure:
-    return Failure(NOT_STARTED, f"It did not begin to run within {job.ttl:g} s, its time to live.")
+def too_late(ttl: float) -> Failure:
+    return Failure(NOT_STARTED, f"It did not begin to run within {ttl:g} s, its time to live.")
 
 
 def stopped(job: Job, now: datetime) -> Changes:
