@@ -9,29 +9,27 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from comfytunnel import wire
+from comfytunnel import announced, wire
 from comfytunnel.comfy.health import Health, State
 from comfytunnel.config import TunnelConfig
 from comfytunnel.feed import Feed
 from comfytunnel.history import on_wire
-from comfytunnel.jobs.model import Waits
 from comfytunnel.jobs.scheduler import Gate, Place
 from comfytunnel.tunnel.dial import Resolver
 from comfytunnel.tunnel.door import Door
-from comfytunnel.tunnel.driver import Driver, View
+from comfytunnel.tunnel.driver import Driver
 from comfytunnel.tunnel.guard import Rules
 from comfytunnel.tunnel.listeners import Listeners
-from comfytunnel.tunnel.machine import ALIVE, PAUSED, Policy
+from comfytunnel.tunnel.machine import ALIVE, Policy
 from comfytunnel.tunnel.outages import Callers, Ledger, Moved, Outage
 from comfytunnel.tunnel.ssh import SshOpener
 from comfytunnel.tunnel.state import (
     AboutToSleep,
-    Cause,
     Code,
     ConfigChanged,
     Phase,
@@ -244,21 +242,9 @@ class Assembly:
         ours = doorway.cause is None and str(self.config.listen[0]) in doorway.listening
         self._link.set(tunnel.link if tunnel.phase in ALIVE and ours else None)
         serving = self._link.value is not None and self._health.state.value.state is State.SERVING
-        self._place.gate.set(Gate(self._link.value, serving, None if serving else self._why_not()))
+        why_not = None if serving else announced.waits(tunnel, doorway, self._health.state.value)
+        self._place.gate.set(Gate(self._link.value, serving, why_not))
         self._on_change()
-
-    def _why_not(self) -> Waits:
-        cause = self._cause(self._driver.view.value)
-        if cause is not None:
-            return Waits(cause.code.value, cause.message, cause.hint)
-        phase = self._driver.view.value.tunnel.phase
-        if phase is Phase.DOWN:
-            down = Cause(Code.DOWN_ON_PURPOSE)
-            return Waits(down.code.value, down.message, down.hint)
-        if phase not in ALIVE:
-            return Waits("connecting", "The tunnel is connecting.")
-        report = self._health.state.value
-        return Waits(f"comfyui_{report.state.value}", _COMFYUI[report.state], report.detail or "")
 
     # --- the world's subject: see watch.world ------------------------------------------------------------------------
 
@@ -279,13 +265,6 @@ class Assembly:
 
     # --- announced --------------------------------------------------------------------------------------------------
 
-    def _cause(self, view: View) -> Cause | None:
-        """The link's cause while it is in trouble, else the door's."""
-        if view.tunnel.phase is Phase.DOWN:
-            return None
-        link = None if view.tunnel.phase is Phase.UP else view.tunnel.cause
-        return link or self._door.state.value.cause
-
     def outage(self) -> wire.Outage | None:
         """The outage that goes on."""
         current = self._ledger.current(self._callers(), self._driver.view.value.tunnel.link)
@@ -293,33 +272,15 @@ class Assembly:
 
     def status(self) -> wire.Tunnel:
         """The whole of it, for GET /v1/status."""
-        view, tally, report = self._driver.view.value, self._door.tally, self._health.state.value
-        cause = self._cause(view)
-        return wire.Tunnel(
-            phase=view.tunnel.phase.value,
+        return announced.tunnel(
+            self._driver.view.value.tunnel,
+            self._door,
+            self._health.state.value,
+            self._ledger,
             since=self._since,
-            cause=None if cause is None else wire.Cause(cause.code.value, cause.message, cause.hint),
-            next=self._next(view, cause),
-            comfyui=wire.ComfyUI(
-                report.state.value, report.version, report.queue, report.since, report.detail
-            ),
-            rtt_ms=None if view.tunnel.rtt is None else round(view.tunnel.rtt * 1000, 1),
-            listen=list(self._door.state.value.listening),
             remote=str(self.config.remote),
             ssh=self._ssh,
-            counters=wire.Counters(
-                links=view.tunnel.link,
-                callers=tally.callers,
-                open=self._door.open_callers,
-                channels=self._door.open_channels,
-                held=self._door.held_callers,
-                lost=tally.lost,
-                refused=tally.refused,
-                bytes_in=tally.bytes_in,
-                bytes_out=tally.bytes_out,
-                reconnects=dict(self._ledger.reconnects),
-                down_seconds=round(self._ledger.down_seconds(_now()), 3),
-            ),
+            now=_now(),
         )
 
     def patient(self) -> Patient:
@@ -334,17 +295,6 @@ class Assembly:
             status=self.status,
             doorway=lambda: self._door.state.value.cause,
         )
-
-    def _next(self, view: View, cause: Cause | None) -> wire.Next | None:
-        tunnel = view.tunnel
-        if tunnel.phase in PAUSED and tunnel.until is not None:
-            left = tunnel.until - _now()
-            return wire.Next("connect", datetime.now(UTC) + timedelta(seconds=left))
-        if tunnel.phase is Phase.CONNECTING:
-            return wire.Next("connect")
-        if tunnel.phase is Phase.DOUBTFUL:
-            return wire.Next("ask")
-        return wire.Next("bind") if cause is not None and cause.code is Code.PORT_IN_USE else None
 
 
 def _now() -> float:
@@ -365,13 +315,3 @@ def _rules(config: TunnelConfig) -> Rules:
 def _policy(config: TunnelConfig) -> Policy:
     """The seed is drawn anew for each: many daemons behind one relay must not retry in step."""
     return Policy(keepalive=config.keepalive_interval, seed=secrets.randbits(32))
-
-
-_COMFYUI = {
-    State.UNKNOWN: "The tunnel is up; ComfyUI has not been asked yet.",
-    State.STARTING: "The tunnel is up; ComfyUI is still starting. A new instance provisions for minutes.",
-    State.DOWN: "The tunnel is up, but ComfyUI does not answer.",
-    State.WRONG_PORT: "What answers on the remote port is not ComfyUI.",
-    State.ERROR: "ComfyUI answers with errors.",
-    State.SERVING: "ComfyUI serves.",
-}

@@ -114,7 +114,7 @@ async def test_a_job_that_fails_fast_waits_behind_others_but_for_nothing_else(be
 
 
 async def test_a_link_that_goes_away_fails_those_that_fail_fast_and_no_others(bench: Bench) -> None:
-    running = await bench.submit(picture(seconds=2.0), fail_fast=True)
+    running = await bench.submit(picture(seconds=4.0), fail_fast=True)
     await bench.reaches(running, Status.RUNNING)
     await bench.reaches(await bench.submit(picture(1)), Stage.ON_SERVER)
     hasty, patient = await bench.submit(picture(2), fail_fast=True), await bench.submit(picture(3))
