@@ -133,8 +133,12 @@ async def test_a_retry_from_the_command_line_runs_the_workflow_again(world: Worl
     assert again.comfytunnel is not None
     assert again.comfytunnel.retry_of == job.id
     assert (await world.end_of(again)).status == "succeeded"
-    exit_code, _, err = await world.run("submit", "--ttl", "5", "--fail-fast", str(world.base / "none.json"))
-    assert exit_code == 2, err
+    source = world.base / "w.json"
+    source.write_text(json.dumps(workflow(6)))
+    exit_code, out, err = await world.run("submit", "--ttl", "600", "--fail-fast", "--json", str(source))
+    assert exit_code == 0, err
+    extra = json.loads(out)["comfytunnel"]
+    assert (extra["ttl"], extra["fail_fast"]) == (600, True)
 
 
 async def test_limits_and_retention_of_the_config_are_in_force(world: World) -> None:
