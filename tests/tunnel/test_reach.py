@@ -115,10 +115,13 @@ async def test_a_connect_that_hangs_is_overtaken(host: Host) -> None:
     assert host.open_ones() == [0]
 
 
-async def test_ways_are_bounded(host: Host) -> None:
+async def test_the_oldest_way_makes_room_for_the_next(host: Host) -> None:
     async with reaching(host):
-        await becomes(lambda: len(host.ends) == 1 + WAYS_MOST, "all ways")
-        await never(lambda: host.dialled > 1 + WAYS_MOST)
+        await becomes(lambda: len(host.ends) >= 10, "many ways, one after the other")
+        assert len(host.open_ones()) <= 1 + WAYS_MOST
+        host.ends[-1].send(b"SSH-2.0-x\r\n")
+        await becomes(lambda: len(host.shakes) == 2, "the newest is good")
+        assert host.shakes[0] == 0
         host.answered.set()
 
 

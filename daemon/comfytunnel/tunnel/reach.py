@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
 
 AGAIN = 1.5  # seconds; with a connect and a handshake behind it within the 2.5 s that a caller should wait at most
-WAYS_MOST = 6  # beside the first: 9 s, by when a connect has had its time
+WAYS_MOST = 3  # beside the first; the oldest makes room for the next, as what was lost on its way stays lost
 
 
 async def reach(
@@ -32,7 +32,7 @@ async def reach(
     of the whole.
     """
     present: asyncio.Task[T] = asyncio.create_task(_whole(dial, shake))
-    others: set[asyncio.Task[socket.socket]] = set()
+    others: list[asyncio.Task[socket.socket]] = []  # the oldest first
     taken: socket.socket | None = None
     given = False
     try:
@@ -45,17 +45,18 @@ async def reach(
                 result = await present
                 given = True
                 return result
-            through = next((way for way in others & done if way.exception() is None), None)
-            others -= {way for way in others & done if way.exception() is not None}
+            through = next((way for way in others if way in done and way.exception() is None), None)
+            others = [way for way in others if way not in done or way.exception() is None]
             if through is not None:
                 await _cancelled(present)
                 if not present.cancelled() and present.exception() is None:
                     continue  # it has got through in this very moment
-                others.discard(through)
+                others.remove(through)
                 taken = through.result()
                 present = asyncio.create_task(_begun(shake, taken))
-            elif not done and eager() and len(others) < WAYS_MOST:
-                others.add(asyncio.create_task(_greeted(dial)))
+            elif not done and eager():
+                await _leave(others[: len(others) + 1 - WAYS_MOST])
+                others = [*others[-(WAYS_MOST - 1) :], asyncio.create_task(_greeted(dial))]
     finally:
         await _leave(others)
         await _cancelled(present)
@@ -91,10 +92,9 @@ async def _greeted(dial: Callable[[], Awaitable[socket.socket]]) -> socket.socke
     return sock
 
 
-async def _leave(ways: set[asyncio.Task[socket.socket]]) -> None:
+async def _leave(ways: Sequence[asyncio.Task[socket.socket]]) -> None:
     """Close the ways that are not taken."""
-    while ways:
-        way = ways.pop()
+    for way in ways:
         await _cancelled(way)
         if not way.cancelled() and way.exception() is None:
             way.result().close()
