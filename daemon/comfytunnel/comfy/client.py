@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ import aiohttp
 import msgspec
 
 from comfytunnel.comfy import answers, shapes
+from comfytunnel.comfy.download import Download, download
 from comfytunnel.comfy.errors import Ambiguous, NotComfyUI, Refused, Unreachable
 from comfytunnel.comfy.reset import Kept, Resettable
 from comfytunnel.comfy.shapes import History, Queue
@@ -31,8 +32,6 @@ READ_DEADLINE = 30.0
 """Seconds for a whole answer of queue, history and the like, which can be megabytes on a thin line."""
 SUBMIT_DEADLINE = 60.0
 """Seconds for a POST /prompt: up to 100 MB of workflow, and validation looks at files."""
-IDLE_DEADLINE = 60.0
-"""Seconds without a byte of a download."""
 CONNECT_DEADLINE = 10.0
 MAX_ANSWER = 64 * 1024**2
 """Bytes of JSON: /queue and /history carry whole workflows of everybody, and one with pictures in it is tens of megabytes."""
@@ -58,29 +57,6 @@ class Submitted:
     prompt_id: str | None
     number: float | None
     skipped: list[str]
-
-
-class Download:
-    """An output that is being read. `size` in bytes as announced, None if it was not."""
-
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        self._answer = answer
-        self.size = answer.content_length
-
-    async def read(self, size: int) -> bytes:
-        """The next bytes, about `size` of them, none at the end; the end may come early, so compare with what was announced.
-
-        Raises Ambiguous when the download is cut.
-        """
-        parts: list[bytes] = []
-        got = 0
-        try:
-            while got < size and (part := await self._answer.content.read(size - got)):
-                parts.append(part)
-                got += len(part)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Ambiguous(f"the download was cut ({_brief(error)})") from error
-        return b"".join(parts)
 
 
 class Client:
@@ -196,23 +172,12 @@ class Client:
         another name. Without `overwrite` a file of that name and other bytes stays. Refused with 413: larger than it takes."""
         return await upload(self._request, read, size, name, subfolder, overwrite=overwrite)
 
-    @asynccontextmanager
-    async def view(self, filename: str, subfolder: str, kind: str) -> AsyncIterator[Download]:
-        """Download one output. Refused with status 404: it is gone. The deadline is on silence, not on the whole."""
-        params = {"filename": filename, "subfolder": subfolder, "type": kind}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_DEADLINE, sock_read=IDLE_DEADLINE)
-        async with self._request("GET", "/view", timeout, params=params) as answer:
-            encoding, transfer = (
-                answer.headers.get(f"{name}-Encoding", "") for name in ("Content", "Transfer")
-            )
-            whole = answer.status == 200 and encoding.lower() in ("", "identity")
-            framed = answer.content_length is not None or "chunked" in transfer.lower()
-            if not whole or not framed:
-                # A proxy's doing: an end that cannot be told from a cut, a part, or other bytes than the file's.
-                raise Ambiguous(
-                    f"/view was answered {answer.status} in a form that does not show a whole file"
-                )
-            yield Download(answer)
+    def view(
+        self, filename: str, subfolder: str, kind: str, *, start: int = 0, tag: str | None = None
+    ) -> AbstractAsyncContextManager[Download]:
+        """Download one output; with the `tag` of an earlier Download, from byte `start` on if it is still that file. Refused with status
+        404: it is gone; 412 or 416: it has changed. The deadline is on silence, not on the whole."""
+        return download(self._request, filename, subfolder, kind, start, tag)
 
     async def websocket(self, client_id: str) -> aiohttp.ClientWebSocketResponse[bool]:
         """Open /ws. The caller reads it all the time, because the server has no time-out towards a stalled client."""

@@ -24,7 +24,7 @@ from comfytunnel.feed import Feed
 
 
 class ComfyUI:
-    """The stand-in. `executions`, `prompts_received` and `uploads` (paths below `base`) count over restarts; everything else dies with
+    """The stand-in. `executions`, `prompts_received`, `uploads` (paths below `base`) and `views` (the Range of each GET /view, or "") count over restarts; everything else dies with
     the process."""
 
     def __init__(self, base: Path, *, version: str = "0.33.0") -> None:
@@ -32,6 +32,7 @@ class ComfyUI:
         self.version = version
         self.faults = Faults()
         self.executions: list[str] = []
+        self.views: list[str] = []
         self.prompts_received = 0
         self.uploads: list[str] = []
         self.port = 0
@@ -66,6 +67,7 @@ class ComfyUI:
             started=self.executions.append,
             posted=self._count,
             uploaded=self.uploads.append,
+            viewed=self.views.append,
             changed=self._poke,
         )
         try:

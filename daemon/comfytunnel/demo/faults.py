@@ -76,6 +76,8 @@ class Faults:
     """/view answers 404 for everything in output/, as after somebody has cleaned up."""
     truncate_view: int = 0
     """The next /view announces the whole length, sends half of it and closes."""
+    stall_view: int = 0
+    """The next /view announces the whole length, sends half of it and then nothing more."""
     silent_websocket: bool = False
     """Websockets stay open, answer pings and hear nothing after the first `status`."""
     cut_websockets: int = 0

@@ -24,9 +24,17 @@ PIECE = 256 * 1024
 
 
 class Files:
-    """The file half of the HTTP API over one base folder. `uploaded` gets the path, below that folder, of each file that was taken."""
+    """The file half of the HTTP API over one base folder. `uploaded` gets the path, below that folder, of each file that was taken,
+    `viewed` the Range of each download ("" if it has none)."""
 
-    def __init__(self, folders: Folders, faults: Faults, uploaded: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folders: Folders,
+        faults: Faults,
+        uploaded: Callable[[str], None],
+        viewed: Callable[[str], None],
+    ) -> None:
+        self._viewed = viewed
         self._folders = folders
         self._faults = faults
         self._uploaded = uploaded
@@ -34,6 +42,8 @@ class Files:
     async def view(self, request: web.Request) -> web.StreamResponse:
         """One file, whole or a range; with `preview` or `channel` encoded anew and whole."""
         query = request.query
+        if request.method == "GET":
+            self._viewed(request.headers.get("Range", ""))
         if "filename" not in query:
             return web.Response(status=404)
         if self._faults.evil_filename:
@@ -60,8 +70,10 @@ class Files:
         shown = path.name.replace("\\", "\\\\").replace('"', '\\"')
         headers = {"X-Content-Type-Options": "nosniff", "Content-Disposition": f'filename="{shown}"'}
         headers["Content-Type"] = kind
-        if request.method == "GET" and self._faults.take("truncate_view"):
-            return await _truncated(request, path, headers)
+        if request.method == "GET":
+            stall = self._faults.take("stall_view")
+            if stall or self._faults.take("truncate_view"):
+                return await _truncated(request, path, headers, stall=stall)
         return web.FileResponse(path, headers=headers)
 
     async def upload(self, request: web.Request) -> web.Response:
@@ -122,8 +134,10 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-async def _truncated(request: web.Request, path: Path, headers: dict[str, str]) -> web.StreamResponse:
-    """Half of what was asked for under the header of the whole, then the end of the connection."""
+async def _truncated(
+    request: web.Request, path: Path, headers: dict[str, str], *, stall: bool
+) -> web.StreamResponse:
+    """Half of what was asked for under the header of the whole, then the end of the connection, or (`stall`) silence until its end."""
     body = path.read_bytes()
     part = request.http_range
     asked = body[part]
@@ -137,6 +151,8 @@ async def _truncated(request: web.Request, path: Path, headers: dict[str, str]) 
     response.content_length = len(asked)
     await response.prepare(request)
     await response.write(asked[: len(asked) // 2])
+    while stall and request.transport and not request.transport.is_closing():  # noqa: ASYNC110 (nothing tells a handler)
+        await asyncio.sleep(0.02)
     if request.transport:
         request.transport.close()
     return response

@@ -63,17 +63,18 @@ class Life:
         started: Callable[[str], None],
         posted: Callable[[], None],
         uploaded: Callable[[str], None],
+        viewed: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
         """`started` gets each prompt id as its execution starts, `posted` is called for each POST /prompt, `uploaded` gets each file
-        that was uploaded, `changed` is called at each change of queue and history."""
+        that was uploaded, `viewed` the Range of each GET /view, `changed` is called at each change of queue and history."""
         self._faults = faults
         self._version = version
         self._age = tuple(int(part) for part in version.split(".")[:3])
         self._posted = posted
         self._folders = folders
         self._sockets = Sockets(faults)
-        self._files = Files(folders, faults, uploaded)
+        self._files = Files(folders, faults, uploaded, viewed)
         self.engine = Engine(folders, faults, self._sockets, started, changed)
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None

@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from comfytunnel.errors import NotFoundError, RefusedError, UsageError
+from comfytunnel.jobs import outputs
 from comfytunnel.jobs.floor import QUEUE, Floor
 from comfytunnel.jobs.model import Input, Job, Mode, NewJob, Queue, Stage, Status
 from comfytunnel.jobs.verdict import ended
@@ -57,6 +58,8 @@ class Orders(Floor):
         station = self._stations.get(job.place or "")
         if after is not None and station is not None:
             await station.stop_run(job.id)
+        if after is not None:
+            await outputs.forget_parts(job)
         return after
 
     async def _ask_to_cancel(self, job: Job) -> Job | None:

@@ -3,11 +3,12 @@
 Which outputs: everything that lies in ComfyUI's output folder, and texts. Previews (type `temp`) come home only when a job has nothing
 else, so that a workflow with both does not fill the folder with drafts, and one with PreviewImage alone still gives its picture.
 Each is fetched to `.part`, compared with the announced size, hashed, fsynced and named (landing.py), and only then recorded; what
-is recorded is not fetched again.
+is recorded is not fetched again, and what was cut is gone on with where it is still the same file.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import TypeVar
 from uuid import uuid4
 
 from comfytunnel.comfy.client import Client
-from comfytunnel.comfy.errors import Ambiguous, Refused
+from comfytunnel.comfy.download import Download
+from comfytunnel.comfy.errors import Ambiguous, ComfyError, Refused
 from comfytunnel.comfy.shapes import History
 from comfytunnel.jobs import names
 from comfytunnel.jobs.disk import on_thread
@@ -27,6 +29,9 @@ T = TypeVar("T")
 
 BATCH = 1024**2
 """Bytes that are written and hashed at a time: a thread costs some 0.1 ms."""
+
+CHANGED = (412, 416)
+"""What /view says to a request for the rest of a file that is another one now."""
 
 
 class Gone(Exception):  # noqa: N818 (an observation)
@@ -101,7 +106,7 @@ async def _fetch_one(
     job: Job, folder: Path, ord_: int, wanted: Wanted, client: Client, max_file_size: int
 ) -> Output:
     name = names.safe_name(wanted.filename)
-    landing = Landing(folder, f".comfytunnel-{job.id}-{ord_}.part")
+    landing = _landing(job.id, folder, ord_)
     try:
         if wanted.text is not None:
             await _disk(lambda: landing.open(None), folder)
@@ -110,8 +115,11 @@ async def _fetch_one(
         else:
             await _download(landing, folder, wanted, client, max_file_size)
         path = await _disk(lambda: landing.settle(name), folder)
+    except (ComfyError, asyncio.CancelledError):
+        landing.leave()
+        raise
     finally:
-        landing.drop()
+        landing.drop()  # does nothing to one that was left
     return Output(
         asset_id=str(uuid4()),
         job_id=job.id,
@@ -131,20 +139,56 @@ async def _fetch_one(
 async def _download(
     landing: Landing, folder: Path, wanted: Wanted, client: Client, max_file_size: int
 ) -> None:
+    view = partial(client.view, wanted.filename, wanted.subfolder, wanted.type)
     try:
-        async with client.view(wanted.filename, wanted.subfolder, wanted.type) as download:
-            if download.size is not None and download.size > max_file_size:
-                raise TooLarge(wanted, download.size)
-            await _disk(lambda: landing.open(download.size), folder)
-            while batch := await download.read(BATCH):
-                if landing.size + len(batch) > max_file_size:
-                    raise TooLarge(wanted, landing.size + len(batch))
-                await _disk(partial(landing.write, batch), folder)
-            if download.size is not None and landing.size != download.size:
-                raise Ambiguous(f"the download ended after {landing.size} of {download.size} bytes")
+        tag = await _disk(landing.resume, folder)
+        if tag is not None:
+            while await _disk(landing.rehash, folder):
+                pass
+            try:
+                async with view(start=landing.size, tag=tag) as rest:
+                    await _disk(lambda: landing.need((rest.size or 0) - landing.size), folder)
+                    await _pour(rest, landing, folder, wanted, max_file_size)
+                return
+            except Refused as error:
+                if error.status not in CHANGED:
+                    raise
+            landing.drop()
+        async with view() as whole:
+            if whole.size is not None and whole.size > max_file_size:
+                raise TooLarge(wanted, whole.size)
+            await _disk(lambda: landing.open(whole.size, whole.tag), folder)
+            await _pour(whole, landing, folder, wanted, max_file_size)
     except Refused as error:
         # 404: not there. 400 and 403: a name that /view itself takes for an attack; it will never be served.
         raise Gone(wanted) from error
+
+
+async def _pour(
+    download: Download, landing: Landing, folder: Path, wanted: Wanted, max_file_size: int
+) -> None:
+    while batch := await download.read(BATCH):
+        if landing.size + len(batch) > max_file_size:
+            raise TooLarge(wanted, landing.size + len(batch))
+        await _disk(partial(landing.write, batch), folder)
+    if download.size is not None and landing.size != download.size:
+        raise Ambiguous(f"the download ended after {landing.size} of {download.size} bytes")
+
+
+async def forget_parts(job: Job) -> None:
+    """Remove what was left of a job's cut downloads: it ends without them, or they go elsewhere."""
+    if job.folder is not None:
+        parts = [_landing(job.id, Path(job.folder), ord_) for ord_ in range(len(job.wanted))]
+
+        def forget() -> None:
+            for part in parts:
+                part.forget()
+
+        await on_thread(forget)
+
+
+def _landing(job_id: str, folder: Path, ord_: int) -> Landing:
+    return Landing(folder, f".comfytunnel-{job_id}-{ord_}.part")
 
 
 async def _disk(work: Callable[[], T], folder: Path) -> T:

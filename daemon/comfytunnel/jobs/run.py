@@ -312,6 +312,7 @@ class Run(Patience):
     async def _fetch(self) -> None:
         total = len(self.job.wanted)
         if self.job.folder != str(self._folder()) and not await self._store.outputs(self.job.id):
+            await outputs.forget_parts(self.job)
             await self._move({"folder": str(self._folder())})  # the user has set another one meanwhile
         if total:
             await self._gate_open()
