@@ -23,8 +23,6 @@ from comfytunnel.comfy.errors import Ambiguous
 from comfytunnel.comfy.shapes import line, plain, prompt_id, read_remaining
 
 PREVIEW_TYPES = {1: "image/jpeg", 2: "image/png"}
-MAX_PREVIEW = 16 * 1024**2
-"""Bytes of a preview picture that is kept; 8 MB occur."""
 MAX_TEXT = 1024**2
 """Bytes of a JSON message that is decoded; what is longer carries some node's own output."""
 SILENCE = 60.0
@@ -162,7 +160,7 @@ def _nodes(prompt: str, nodes: dict[str, Any]) -> Nodes:
 
 def _binary(frame: bytes) -> PreviewFrame | None:
     """Big-endian u32 type; 1: u32 format and a picture; 4: u32 length, JSON and a picture."""
-    if not 8 <= len(frame) <= MAX_PREVIEW:
+    if len(frame) < 8:
         return None
     kind, second = struct.unpack_from(">II", frame)
     if kind == 1 and second in PREVIEW_TYPES:

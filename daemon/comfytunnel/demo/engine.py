@@ -20,7 +20,7 @@ from PIL import Image
 
 from comfytunnel.demo.faults import Faults
 from comfytunnel.demo.graph import Graph, Order, is_link, signatures
-from comfytunnel.demo.nodes import NODES, Folders, Ui, jpeg
+from comfytunnel.demo.nodes import NODES, Folders, Ui, jpeg, png
 
 Item = tuple[Any, str, Graph, dict[str, Any], list[str], dict[str, Any]]
 """(number, prompt id, workflow, extra_data, outputs, {}): a heap of plain tuples, as in the real one, with its flaw."""
@@ -28,7 +28,7 @@ Item = tuple[Any, str, Graph, dict[str, Any], list[str], dict[str, Any]]
 HISTORY_LIMIT = 10_000
 """Entries kept (read, 0.33)."""
 
-PREVIEW, PREVIEW_WITH_METADATA, JPEG = 1, 4, 1
+PREVIEW, PREVIEW_WITH_METADATA, JPEG, PNG = 1, 4, 1, 2
 """Types of binary frames, and the format number of JPEG (measured, 0.33)."""
 
 
@@ -191,17 +191,19 @@ class _Execution:
             self._message("execution_success")
         engine.last_node = None
 
-    def tick(self, value: int, total: int, preview: Image.Image | None = None) -> None:
+    def tick(
+        self, value: int, total: int, preview: Image.Image | None = None, *, whole: bool = False
+    ) -> None:
         self._throw_if_interrupted()
         self._state(self._node, float(value), float(total), "running")
-        picture = jpeg(preview) if preview else None
+        picture = (png if whole else jpeg)(preview) if preview else None
         metadata = self._engine._audience.wants_metadata(self._client)
         if picture and metadata:
-            self._send(PREVIEW_WITH_METADATA, self._with_metadata(picture), self._client)
+            self._send(PREVIEW_WITH_METADATA, self._with_metadata(picture, whole=whole), self._client)
         place = {"prompt_id": self.prompt_id, "node": self._node}
         self._send("progress", {"value": value, "max": total, **place}, self._client)
         if picture and not metadata:
-            self._send(PREVIEW, struct.pack(">I", JPEG) + picture, self._client)
+            self._send(PREVIEW, struct.pack(">I", PNG if whole else JPEG) + picture, self._client)
 
     async def _execute(self, node: str) -> bool:
         """Run one node; False when it failed or was interrupted, which has then been said."""
@@ -281,12 +283,12 @@ class _Execution:
         self._states[node] = {"value": value, "max": total, "state": state, **names}
         self._send("progress_state", {"prompt_id": self.prompt_id, "nodes": dict(self._states)}, self._client)
 
-    def _with_metadata(self, picture: bytes) -> tuple[dict[str, Any], bytes]:
+    def _with_metadata(self, picture: bytes, *, whole: bool) -> tuple[dict[str, Any], bytes]:
         place = {"node_id": self._node, "prompt_id": self.prompt_id, "display_node_id": self._node}
         return place | {
             "parent_node_id": None,
             "real_node_id": self._node,
-            "image_type": "image/jpeg",
+            "image_type": "image/png" if whole else "image/jpeg",
         }, picture
 
     def _throw_if_interrupted(self) -> None:

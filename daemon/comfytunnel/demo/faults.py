@@ -80,6 +80,8 @@ class Faults:
     """The next /view announces the whole length, sends half of it and then nothing more."""
     silent_websocket: bool = False
     """Websockets stay open, answer pings and hear nothing after the first `status`."""
+    refuse_websockets: int = 0
+    """Answer the next websocket with 500 instead of opening it."""
     cut_websockets: int = 0
     """Cut the next websocket as soon as it has been opened."""
 

@@ -72,8 +72,10 @@ class Run(Protocol):
     padding: int
     """Bytes of noise that each saved picture is to carry (a fault)."""
 
-    def tick(self, value: int, total: int, preview: Image.Image | None = None) -> None:
-        """Report progress; raises when the run has been interrupted."""
+    def tick(
+        self, value: int, total: int, preview: Image.Image | None = None, *, whole: bool = False
+    ) -> None:
+        """Report progress; raises when the run has been interrupted. `whole`: the picture goes out as it is, as a PNG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,12 @@ async def _preview(run: Run, inputs: Mapping[str, Any]) -> Result:
     return await asyncio.to_thread(_write, run, inputs["images"], "temp", prefix, 1)
 
 
+async def _send(run: Run, inputs: Mapping[str, Any]) -> Result:
+    for number, image in enumerate(inputs["images"]):
+        run.tick(number, len(inputs["images"]), image, whole=True)
+    return (), None
+
+
 async def _slow(run: Run, inputs: Mapping[str, Any]) -> Result:
     steps: int = inputs["steps"]
     for step in range(1, steps + 1):
@@ -261,6 +269,14 @@ NODES: dict[str, NodeType] = {
         description="Writes the pictures to the temp folder.",
         hidden=_PNG_INFO,
     ),
+    "SaveImageWebsocket": NodeType(
+        _send,
+        lambda _: {"images": ("IMAGE",)},
+        returns=(),
+        output_node=True,
+        display_name="Save Image (Websocket)",
+        changed=lambda *_: str(time.time_ns()),
+    ),
     "DemoSlow": NodeType(
         _slow,
         lambda _: {
@@ -303,6 +319,13 @@ def describe(name: str, folders: Folders) -> dict[str, Any]:
         "has_intermediate_output": False,
         "search_aliases": [],
     }
+
+
+def png(image: Image.Image) -> bytes:
+    """What SaveImageWebsocket sends."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def jpeg(image: Image.Image, longest: int = 512) -> bytes:

@@ -60,6 +60,8 @@ class Sockets:
         self, request: web.Request, status: Callable[[], Any], resume: Callable[[str], str | None]
     ) -> Any:
         """One websocket. `resume` tells which node runs for this client now, if any."""
+        if self._faults.take("refuse_websockets"):
+            return web.Response(status=500)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         if self._faults.take("cut_websockets") and request.transport:

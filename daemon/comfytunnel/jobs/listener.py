@@ -31,12 +31,13 @@ PAUSE_MIN, PAUSE_MAX = 0.25, 5.0
 
 
 class Listener:
-    """Set `wanted`; `heard` gets every event. `open` is what is; `hurry`: do not linger."""
+    """Set `wanted`; `heard` gets every event. `open` is what is; `session` counts the sockets; `hurry`: do not linger."""
 
     def __init__(self, place: Place, client_id: str, heard: Callable[[Event], None]) -> None:
         self.wanted: Feed[bool] = Feed(False)
         self.open: Feed[bool] = Feed(False)
         self.hurry = asyncio.Event()
+        self.session = 0
         self._place = place
         self._client_id = client_id
         self._heard = heard
@@ -74,6 +75,7 @@ class Listener:
     async def _read(self) -> None:
         try:
             async with listen(self._place.client, self._client_id) as events:
+                self.session += 1
                 self.open.set(True)
                 async for event in events:
                     if isinstance(event, QueueChanged):

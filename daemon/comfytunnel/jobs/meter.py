@@ -19,6 +19,9 @@ from comfytunnel.comfy.progress import (
 from comfytunnel.jobs.model import LiveProgress, Preview
 from comfytunnel.workflow.graph import Graph
 
+MAX_PREVIEW = 16 * 1024**2
+"""Bytes of a preview picture that is kept; 8 MB occur. A larger one is some node's output."""
+
 
 class Meter:
     """One job's. `feed` events that are about this job."""
@@ -50,7 +53,7 @@ class Meter:
                     self._enter(node)
                     if steps > 1:
                         self._step, self._steps = step, steps
-            case PreviewFrame(node=node, content_type=content_type, data=data):
+            case PreviewFrame(node=node, content_type=content_type, data=data) if len(data) <= MAX_PREVIEW:
                 self.preview = Preview(node or self._current or "", content_type, data)
             case Finished():
                 self._finish(*self._graph.nodes)

@@ -9,7 +9,7 @@ is recorded is not fetched again, and what was cut is gone on with where it is s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,7 @@ from comfytunnel.comfy.errors import Ambiguous, ComfyError, Refused
 from comfytunnel.comfy.shapes import History
 from comfytunnel.jobs import names
 from comfytunnel.jobs.disk import on_thread
+from comfytunnel.jobs.frames import Picture
 from comfytunnel.jobs.landing import Landing, trouble
 from comfytunnel.jobs.model import Job, Output, Wanted
 from comfytunnel.jobs.store import Store
@@ -78,9 +79,15 @@ def wanted_from(history: History) -> tuple[Wanted, ...]:
 
 
 async def fetch(
-    job: Job, client: Client, store: Store, *, max_file_size: int, progress: Callable[[int], None]
+    job: Job,
+    client: Client,
+    store: Store,
+    *,
+    max_file_size: int,
+    frames: Sequence[Picture] = (),
+    progress: Callable[[int], None],
 ) -> None:
-    """Bring home every output of `job.wanted` that is not recorded yet, into `job.folder`. Safe to call again at any point.
+    """Bring home every output of `job.wanted` that is not recorded yet, into `job.folder`, and put down the `frames` behind them. Safe to call again at any point.
 
     Raises Gone, TooLarge, Trouble (our disk), ComfyError (the road or the server) and StateError.
     """
@@ -98,6 +105,12 @@ async def fetch(
             continue
         await store.add_output(output)
         done.add(ord_)
+    for ord_, frame in enumerate(frames, len(job.wanted)):
+        if ord_ not in done:
+            name = f"websocket_{frame.node_id}_{ord_ - len(job.wanted) + 1:05}_.png"
+            await store.add_output(
+                await _put_down(job, Path(job.folder), ord_, Wanted(frame.node_id, "image", name), frame.data)
+            )
     if gone is not None:
         raise gone
 
@@ -105,15 +118,28 @@ async def fetch(
 async def _fetch_one(
     job: Job, folder: Path, ord_: int, wanted: Wanted, client: Client, max_file_size: int
 ) -> Output:
+    if wanted.text is not None:
+        return await _put_down(job, folder, ord_, wanted, wanted.text.encode(errors="replace"))
+    return await _landed(
+        job, folder, ord_, wanted, lambda landing: _download(landing, folder, wanted, client, max_file_size)
+    )
+
+
+async def _put_down(job: Job, folder: Path, ord_: int, wanted: Wanted, data: bytes) -> Output:
+    async def pour(landing: Landing) -> None:
+        await _disk(lambda: landing.open(len(data)), folder)
+        await _disk(lambda: landing.write(data), folder)
+
+    return await _landed(job, folder, ord_, wanted, pour)
+
+
+async def _landed(
+    job: Job, folder: Path, ord_: int, wanted: Wanted, pour: Callable[[Landing], Awaitable[None]]
+) -> Output:
     name = names.safe_name(wanted.filename)
     landing = _landing(job.id, folder, ord_)
     try:
-        if wanted.text is not None:
-            await _disk(lambda: landing.open(None), folder)
-            data = wanted.text.encode(errors="replace")
-            await _disk(lambda: landing.write(data), folder)
-        else:
-            await _download(landing, folder, wanted, client, max_file_size)
+        await pour(landing)
         path = await _disk(lambda: landing.settle(name), folder)
     except (ComfyError, asyncio.CancelledError):
         landing.leave()

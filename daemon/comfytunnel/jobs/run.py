@@ -25,18 +25,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from pathlib import Path
 
 import structlog
 
 from comfytunnel.comfy.errors import Ambiguous, ComfyError, NotComfyUI, Refused, Unreachable
 from comfytunnel.errors import StateError
-from comfytunnel.jobs import inputs, names, outputs
+from comfytunnel.jobs import inputs
+from comfytunnel.jobs.homeward import Homeward
 from comfytunnel.jobs.listener import Listener
 from comfytunnel.jobs.marker import Marker
 from comfytunnel.jobs.meter import Meter
-from comfytunnel.jobs.model import Changes, Failure, Input, Job, Stage, Status, Waits
-from comfytunnel.jobs.patience import Patience
+from comfytunnel.jobs.model import Input, Job, Stage, Status, Waits
 from comfytunnel.jobs.place import JobsSettings, Place
 from comfytunnel.jobs.reading import judged, rejected
 from comfytunnel.jobs.store import Store
@@ -48,7 +47,6 @@ from comfytunnel.jobs.verdict import (
     decide,
     ended,
     given,
-    lost,
     not_given,
     overdue,
 )
@@ -64,7 +62,7 @@ CANCEL_AGAIN = 1.0
 """Seconds between two interrupts: about 2 % are acknowledged and lost (measured)."""
 
 
-class Run(Patience):
+class Run(Homeward):
     """One job on its way at one place. `wake` makes it look at once; `left` is set once its submission is settled."""
 
     def __init__(
@@ -82,13 +80,9 @@ class Run(Patience):
         held: Callable[[], bool] = lambda: False,
         partner_key: str | None = None,
     ) -> None:
-        super().__init__(place, marker, settings, now=now, changed=changed)
-        self.job = job
-        self.meter: Meter | None = None
+        super().__init__(job, place, store, settings, marker, now=now, changed=changed)
         self.left = asyncio.Event()
         self.hinted = False
-        self._client = place.client
-        self._store = store
         self._listener = listener
         self._client_id = client_id
         self._refused = False
@@ -127,7 +121,9 @@ class Run(Patience):
         if latest is not None:
             self.note(latest)  # a cancel between the reading of the job and our beginning told nobody
         workflow = await self._store.workflow(self.job.id) or {}
-        self.meter = Meter(parse_api_graph(workflow))
+        graph = parse_api_graph(workflow)
+        self.meter = Meter(graph)
+        self.frames.expect(graph)
         return workflow
 
     # --- submitting -------------------------------------------------------------------------------------------------
@@ -140,6 +136,7 @@ class Run(Patience):
         link = self._place.gate.value.link
         try:
             graph = await self._stage(workflow)
+            await self.frames.first(self._listener)
             if not self._at(Stage.WAITING) or self._held():
                 return  # inputs may have taken minutes to send
             server = await self._marker.ensure()
@@ -255,6 +252,8 @@ class Run(Patience):
             look = await self._look()
             settled = look.seen is Seen.ABSENT and missing == link == self._place.gate.value.link
             missing = link if look.seen is Seen.ABSENT else None
+            if look.seen is Seen.SUCCEEDED:
+                await self.frames.last(self._listener)
             changes = decide(
                 self.job,
                 look,
@@ -301,69 +300,10 @@ class Run(Patience):
             entry = next((entry for entry in await self._client.recent() if entry.job == job.id), None)
         return Look(Seen.ABSENT) if entry is None else judged(entry)
 
-    def _folder(self) -> Path:
-        """A folder a day, by the local date of the submission; the path stays the same however often we start again."""
-        return (
-            self.settings.output_dir.expanduser().absolute() / f"{self.job.created_at.astimezone():%Y-%m-%d}"
-        )
-
-    # --- fetching ---------------------------------------------------------------------------------------------------
-
-    async def _fetch(self) -> None:
-        total = len(self.job.wanted)
-        if self.job.folder != str(self._folder()) and not await self._store.outputs(self.job.id):
-            await outputs.forget_parts(self.job)
-            await self._move({"folder": str(self._folder())})  # the user has set another one meanwhile
-        if total:
-            await self._gate_open()
-        try:
-            await outputs.fetch(
-                self.job,
-                self._client,
-                self._store,
-                max_file_size=self.settings.max_file_size,
-                progress=lambda done: self._fetched(done, total),
-            )
-        except outputs.Gone as gone:
-            if await self._process() is Process.OTHER:
-                changes = lost(self.job, self._now(), "its outputs")
-            else:
-                name = names.safe_name(gone.wanted.filename)
-                text = (
-                    f"ComfyUI names the output {name} (node {gone.wanted.node_id}) and does not have the file: somebody deleted "
-                    "it, and an unchanged workflow is answered from the cache. Change the seed, or restart ComfyUI, and retry."
-                )
-                failure = Failure("output_missing", text, gone.wanted.node_id)
-                changes = ended(Status.FAILED, self._now(), failure)
-        except outputs.TooLarge as large:
-            limit = self.settings.max_file_size
-            text = f"An output of node {large.wanted.node_id} has {large.size} bytes; at most {limit} are fetched."
-            failure = Failure("output_too_large", text, large.wanted.node_id)
-            changes = ended(Status.FAILED, self._now(), failure)
-        else:
-            changes = ended(Status.SUCCEEDED, self._now())
-        await self._move(changes)
-
-    def _fetched(self, done: int, total: int) -> None:
-        self._settle_down()
-        if self.meter is not None:
-            self.meter.fetching(done, total)
-        self._changed()
-
     # --- written --------------------------------------------------------------------------------------------------------
 
     def _at(self, stage: Stage) -> bool:
         return self.job.stage is stage
-
-    async def _process(self) -> Process:
-        return await self._marker.process(self.job.server)
-
-    async def _move(self, changes: Changes) -> None:
-        """Compare and set on disk; if somebody else was faster, take up what is there."""
-        after = await self._store.move(self.job.id, expect=self.job.stage, **changes)
-        after = after or await self._store.get(self.job.id)
-        if after is not None:
-            self.note(after)
 
     def _say(self, before: Job) -> None:
         """The canonical line of a job: one at each stage, all there is to know at the end."""

@@ -215,6 +215,7 @@ class Station:
         if about is None or about.meter is None:
             return
         about.meter.feed(event)
+        about.frames.feed(event, self.listener.session)
         if isinstance(event, Started | Finished):
             about.hinted = isinstance(event, Finished)
             about.wake.set()

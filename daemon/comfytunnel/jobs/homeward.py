@@ -1,0 +1,107 @@
+"""The last part of a job's way: its outputs come home, and then it has succeeded. What is fetched, and how, is outputs.py's.
+
+Also what every part of the way needs: the moves on disk, and whether the ComfyUI that answers is the one that was given the job.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from comfytunnel.comfy.client import Client
+from comfytunnel.jobs import names, outputs
+from comfytunnel.jobs.frames import Frames
+from comfytunnel.jobs.marker import Marker
+from comfytunnel.jobs.meter import Meter
+from comfytunnel.jobs.model import Changes, Failure, Job, Status
+from comfytunnel.jobs.patience import Patience
+from comfytunnel.jobs.place import JobsSettings, Place
+from comfytunnel.jobs.store import Store
+from comfytunnel.jobs.verdict import Process, ended, lost
+
+
+class Homeward(Patience):
+    """What a Run does once its job has run. `frames`: the pictures that came over the websocket."""
+
+    def __init__(
+        self,
+        job: Job,
+        place: Place,
+        store: Store,
+        settings: JobsSettings,
+        marker: Marker,
+        *,
+        now: Callable[[], datetime],
+        changed: Callable[[], None],
+    ) -> None:
+        super().__init__(place, marker, settings, now=now, changed=changed)
+        self.job = job
+        self.meter: Meter | None = None
+        self.frames = Frames()
+        self._client: Client = place.client
+        self._store = store
+
+    @abstractmethod
+    def note(self, job: Job) -> None:
+        """Take up a newer state of the job, whoever made it."""
+
+    def _folder(self) -> Path:
+        """A folder a day, by the local date of the submission; the path stays the same however often we start again."""
+        return (
+            self.settings.output_dir.expanduser().absolute() / f"{self.job.created_at.astimezone():%Y-%m-%d}"
+        )
+
+    async def _fetch(self) -> None:
+        total = len(self.job.wanted)
+        if self.job.folder != str(self._folder()) and not await self._store.outputs(self.job.id):
+            await outputs.forget_parts(self.job)
+            await self._move({"folder": str(self._folder())})  # the user has set another one meanwhile
+        if total:
+            await self._gate_open()
+        try:
+            await outputs.fetch(
+                self.job,
+                self._client,
+                self._store,
+                max_file_size=self.settings.max_file_size,
+                frames=self.frames.pictures,
+                progress=lambda done: self._fetched(done, total),
+            )
+        except outputs.Gone as gone:
+            if await self._process() is Process.OTHER:
+                changes = lost(self.job, self._now(), "its outputs")
+            else:
+                name = names.safe_name(gone.wanted.filename)
+                text = (
+                    f"ComfyUI names the output {name} (node {gone.wanted.node_id}) and does not have the file: somebody deleted "
+                    "it, and an unchanged workflow is answered from the cache. Change the seed, or restart ComfyUI, and retry."
+                )
+                failure = Failure("output_missing", text, gone.wanted.node_id)
+                changes = ended(Status.FAILED, self._now(), failure)
+        except outputs.TooLarge as large:
+            limit = self.settings.max_file_size
+            text = f"An output of node {large.wanted.node_id} has {large.size} bytes; at most {limit} are fetched."
+            failure = Failure("output_too_large", text, large.wanted.node_id)
+            changes = ended(Status.FAILED, self._now(), failure)
+        else:
+            here = {output.node_id for output in await self._store.outputs(self.job.id)}
+            changes = self.frames.verdict(here, self._now())
+        await self._move(changes)
+
+    def _fetched(self, done: int, total: int) -> None:
+        self._settle_down()
+        if self.meter is not None:
+            self.meter.fetching(done, total)
+        self._changed()
+
+    async def _process(self) -> Process:
+        return await self._marker.process(self.job.server)
+
+    async def _move(self, changes: Changes) -> None:
+        """Compare and set on disk; if somebody else was faster, take up what is there."""
+        after = await self._store.move(self.job.id, expect=self.job.stage, **changes)
+        after = after or await self._store.get(self.job.id)
+        if after is not None:
+            self.note(after)
