@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
+# Most tests wait for something most of the time: two at once take half the time even on two cores.
+WORKERS ?= 2
 
 .PHONY: demo test test-system check bench soak clean
 .DEFAULT_GOAL := demo
@@ -13,7 +15,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest $(PYTEST_ARGS); status=$$?; \
+	@$(BIN)/coverage run -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS); status=$$?; \
 	  $(BIN)/coverage combine -q && $(BIN)/coverage report | tail -n 1; exit $$status
 
 # Against a systemd user manager, which `make test` does without. Leaves nothing behind in the repository, which may not be ours to write.

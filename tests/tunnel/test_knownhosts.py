@@ -209,7 +209,9 @@ def test_no_backup_is_ever_overwritten(place: Path) -> None:
     assert (place / "known_hosts.old").read_text() == "ssh-keygen's"
 
 
-@pytest.mark.parametrize("text", [None, "", line("other.example", OLD).rstrip("\n")])
+@pytest.mark.parametrize(
+    "text", [None, "", line("other.example", OLD).rstrip("\n")], ids=["no file", "empty", "another host"]
+)
 def test_where_nothing_has_to_go_a_line_is_added_and_no_backup_made(text: str | None, place: Path) -> None:
     path = place / "new" / "known_hosts"
     if text is not None:
