@@ -176,6 +176,19 @@ async def test_ctrl_c_on_a_terminal_asks(
     assert job.status is status
 
 
+async def test_ctrl_c_at_the_question_leaves_the_job_and_says_so_on_a_line_of_its_own(
+    api: Api, cli: Cli, workflow: str
+) -> None:
+    async with on_terminal(cli, "run", workflow) as (terminal, process):
+        job_id = await next_job(api)
+        await terminal.until("the link is connecting")
+        terminal.type("\x03")
+        await terminal.until("leave it running?")
+        terminal.type("\x03")
+        await terminal.until(f"\nThe job {job_id} is left as it is.")
+        assert await process.wait() == 1
+
+
 async def test_a_terminal_sees_a_bar_with_node_and_step(
     api: Api, cli: Cli, workflow: str, tmp_path: Path
 ) -> None:

@@ -83,3 +83,15 @@ async def test_ctrl_c_at_the_question_ends_it_at_once_and_writes_nothing(alone: 
             assert await process.wait() == 1
     assert config.read_text() == before
     assert list(alone.folder.glob("*.bak-*")) == []
+
+
+async def test_no_to_the_question_is_exit_1_and_writes_nothing(alone: Cli) -> None:
+    """A script that goes on after `setup` must not take a refusal for a config."""
+    assert (await alone("setup", "ssh -p 1 root@127.0.0.1")).code == 0
+    before = (alone.folder / "config.toml").read_text()
+    async with on_terminal(alone, "setup", "ssh -p 2 root@127.0.0.1", whole=True) as (terminal, process):
+        await terminal.until("[y/N]")
+        terminal.type("n\n")
+        await terminal.until("Nothing was written.")
+        assert await process.wait() == 1
+    assert (alone.folder / "config.toml").read_text() == before

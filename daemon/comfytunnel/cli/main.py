@@ -148,7 +148,9 @@ def _watch_status(client: Client) -> None:
 
 @app.command()
 def wait(
-    name: TunnelName = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The tunnel; otherwise any of them.")
+    ] = None,
     goal: Annotated[
         Literal["up", "serving"], typer.Option("--for", help="The link, or ComfyUI behind it.")
     ] = "serving",

@@ -162,7 +162,8 @@ def _interrupted(client: Client, job_id: str) -> int:
     except TimedOutError:
         exits.say(f"It has not stopped yet, and will. {follow}")
     except (KeyboardInterrupt, EOFError):
-        exits.say(f"\nThe job {job_id} is left as it is. {follow}")
+        exits.say("")  # the question's line, which say() would not break for us
+        exits.say(f"The job {job_id} is left as it is. {follow}")
     return exits.FAILED
 
 

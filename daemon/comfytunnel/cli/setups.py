@@ -66,6 +66,8 @@ def setup(
     )
     if as_json:
         exits.tell(render.json_text(done.as_json(), indent=2))
+    if done.diff and not done.changed:  # shown, and not agreed to
+        raise typer.Exit(exits.FAILED)
 
 
 def _one_line(words: list[str]) -> str:
