@@ -17,6 +17,7 @@ from comfytunnel.comfy.client import Client
 from comfytunnel.demo.comfyui import ComfyUI
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.model import Job, NewJob, Stage, Status, Waits
+from comfytunnel.jobs.names import MANIFEST
 from comfytunnel.jobs.scheduler import Gate, JobsSettings, Place, Scheduler
 from comfytunnel.jobs.store import Store
 
@@ -139,5 +140,6 @@ class Bench:
         return await self.reaches(job, Stage.ENDED)
 
     async def files(self) -> list[Path]:
-        """Every file below the output folder, hidden ones too."""
-        return sorted(path for path in (self.folder / "pictures").rglob("*") if path.is_file())
+        """Every file below the output folder, hidden ones too, but for the manifests."""
+        found = (self.folder / "pictures").rglob("*")
+        return sorted(path for path in found if path.is_file() and not path.name.startswith(MANIFEST))

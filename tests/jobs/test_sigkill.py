@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from comfytunnel.demo.comfyui import ComfyUI
+from comfytunnel.jobs import manifest
 from comfytunnel.jobs.model import Status
 from comfytunnel.jobs.store import Store
 
@@ -47,7 +48,10 @@ async def test_sigkill_at_random_moments_costs_no_job_and_runs_none_twice(tmp_pa
         await store.close()
         assert len(jobs) == JOBS
         assert {(job.status, job.executions) for job in jobs} == {(Status.SUCCEEDED, 1)}
-        found = sorted(path for path in (tmp_path / "pictures").rglob("*") if path.is_file())
+        every = sorted(path for path in (tmp_path / "pictures").rglob("*") if path.is_file())
+        manifests = [path.name for path in every if path.name.startswith("comfytunnel-")]
+        assert manifests == sorted(manifest.name(job.id) for job in jobs)
+        found = [path for path in every if path.name not in manifests]
         assert found == sorted(Path(output.path) for [output] in outputs)
         for path in found:
             assert path.read_bytes() == (tmp_path / "far" / "output" / path.name).read_bytes()

@@ -62,6 +62,12 @@ class Attic(Database):
         sql = "SELECT 1 FROM outputs WHERE path = ? AND asset_id != ?"
         return await self._run(lambda: self._one(sql, (output.path, output.asset_id)) is not None)
 
+    async def has_outputs(self, job_id: str) -> bool:
+        """Whether any file of the job is still known."""
+        return await self._run(
+            lambda: self._one("SELECT 1 FROM outputs WHERE job_id = ?", (job_id,)) is not None
+        )
+
     async def forget_output(self, asset_id: str) -> None:
         """Forget that there was a file. The job stays as it is."""
         await self._write(lambda: self._db.execute("DELETE FROM outputs WHERE asset_id = ?", (asset_id,)))

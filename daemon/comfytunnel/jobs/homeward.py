@@ -15,7 +15,7 @@ from comfytunnel.jobs import names, outputs
 from comfytunnel.jobs.frames import Frames
 from comfytunnel.jobs.marker import Marker
 from comfytunnel.jobs.meter import Meter
-from comfytunnel.jobs.model import Changes, Failure, Job, Status
+from comfytunnel.jobs.model import Changes, Failure, Job, Stage, Status
 from comfytunnel.jobs.patience import Patience
 from comfytunnel.jobs.place import JobsSettings, Place
 from comfytunnel.jobs.store import Store
@@ -88,6 +88,9 @@ class Homeward(Patience):
         else:
             here = {output.node_id for output in await self._store.outputs(self.job.id)}
             changes = self.frames.verdict(here, self._now())
+        if changes["stage"] is Stage.ENDED:
+            version = self._marker.version_of(self.job.server)
+            await outputs.put_manifest(self.job, self._store, version, self._now())
         await self._move(changes)
 
     def _fetched(self, done: int, total: int) -> None:

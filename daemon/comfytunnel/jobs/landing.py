@@ -200,6 +200,13 @@ class Landing:
         self.close()
         return self._folder / chosen
 
+    def replace(self, name: str) -> None:
+        """Make it last and put it in the place of what is called `name`, if anything is. Only for a name that is ours alone."""
+        self.sync()
+        os.replace(self._part, name, src_dir_fd=self._dir, dst_dir_fd=self._dir)
+        _sync(self._dir)
+        self.close()
+
     def _publish(self, name: str) -> bool:
         """Give the .part its name; False if the name is taken."""
         try:

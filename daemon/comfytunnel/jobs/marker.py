@@ -24,6 +24,7 @@ class Marker:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._name: str | None = None
+        self._version: str | None = None
         self._fresh = False
         self._number = float("-inf")
 
@@ -54,7 +55,8 @@ class Marker:
                 name, b"comfytunnel looks for this file to notice a restart\n"
             )
             if await self._client.has_temp(given):  # believed only once seen: its absence will be a proof
-                self._name, self._fresh = given, True
+                self._name, self._fresh, self._version = given, True, None
+                self._version = await self._client.version()
         except (Refused, NotComfyUI) as error:
             log.warning("marker refused", why=error.message)
         except Ambiguous as error:
@@ -62,6 +64,10 @@ class Marker:
                 raise
             log.warning("marker refused", why=error.message)
         return self._name
+
+    def version_of(self, marker: str | None) -> str | None:
+        """The version of the ComfyUI where `marker` was left, None if it is not known."""
+        return self._version if marker is not None and marker == self._name else None
 
     async def process(self, marker: str | None) -> Process:
         """Whether the ComfyUI that answers is the one where `marker` was left. Raises ComfyError."""

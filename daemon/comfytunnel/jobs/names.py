@@ -14,6 +14,8 @@ NAME_BYTES = 200
 SUFFIX_BYTES = 16
 """A longer "extension" is part of a sentence, not an extension."""
 FALLBACK = "output"
+MANIFEST = "comfytunnel-"
+"""What the files begin with that we write beside the outputs (manifest.py)."""
 
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?\Z")
 _DROPPED = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
@@ -57,13 +59,13 @@ TYPES = {
 
 def safe_name(filename: str) -> str:
     """A visible file name for `filename`: its last component, NFC, without control, formatting and reserved characters, leading
-    dots and dashes, at most NAME_BYTES long. Names of Windows devices get an underscore. Never empty."""
+    dots and dashes, at most NAME_BYTES long. Names of Windows devices and of our own files get an underscore. Never empty."""
     text = unicodedata.normalize("NFC", filename[-4096:])
     text = "".join(c for c in text if unicodedata.category(c) not in _DROPPED)
     text = re.split(r"[/\\]", text)[-1]
     text = _FORBIDDEN.sub("_", text)
     text = _trim(text)
-    if _RESERVED.match(text):
+    if _RESERVED.match(text) or text.casefold().startswith(MANIFEST):
         text = f"_{text}"
     text = _shortened(text)
     return text or FALLBACK

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,7 @@ from comfytunnel.comfy.client import Client
 from comfytunnel.comfy.download import Download
 from comfytunnel.comfy.errors import Ambiguous, ComfyError, Refused
 from comfytunnel.comfy.shapes import History
-from comfytunnel.jobs import names
+from comfytunnel.jobs import manifest, names
 from comfytunnel.jobs.disk import on_thread
 from comfytunnel.jobs.frames import Picture
 from comfytunnel.jobs.landing import Landing, trouble
@@ -199,6 +200,18 @@ async def _pour(
         await _disk(partial(landing.write, batch), folder)
     if download.size is not None and landing.size != download.size:
         raise Ambiguous(f"the download ended after {landing.size} of {download.size} bytes")
+
+
+async def put_manifest(job: Job, store: Store, comfyui: str | None, now: datetime) -> None:
+    """Say beside the job's outputs how they were made, if it has any. Raises Trouble and StateError."""
+    here = await store.outputs(job.id)
+    if not here:
+        return
+    workflow = await store.workflow(job.id) or {}
+    folder = Path(here[0].path).parent
+    await _disk(
+        lambda: manifest.write(folder, job.id, manifest.contents(job, workflow, here, comfyui, now)), folder
+    )
 
 
 async def forget_parts(job: Job) -> None:

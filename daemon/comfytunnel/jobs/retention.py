@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from comfytunnel.errors import StateError
+from comfytunnel.jobs import manifest
 from comfytunnel.jobs.attic import Attic, Old
 from comfytunnel.jobs.model import Output
 from comfytunnel.jobs.place import Keep
@@ -63,6 +64,8 @@ async def _tidy_outputs(store: Attic, keep: Keep, now: datetime) -> None:
                 remove_file, each.output
             )
             await store.forget_output(each.output.asset_id)
+            if not await store.has_outputs(each.job_id):
+                await asyncio.to_thread(remove_manifest, each.output, each.job_id)
             log.info("output forgotten", job=each.job_id, path=each.output.path, removed=removed)
         if len(old) < BATCH:
             return
@@ -91,6 +94,14 @@ def doomed(found: list[Old], total: int, age: float | None, size: int | None, no
         total -= each.size
         old.append(each)
     return old
+
+
+def remove_manifest(last: Output, job_id: str) -> None:
+    """Delete what tells of a job's files, after the `last` of them."""
+    try:
+        (Path(last.path).parent / manifest.name(job_id)).unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("manifest not removed", job=job_id, why=error.strerror)
 
 
 def remove_file(output: Output) -> bool:
