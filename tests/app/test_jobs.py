@@ -46,6 +46,27 @@ async def test_a_job_is_accepted_without_a_tunnel_and_runs_when_there_is_one(wor
     assert world.comfyui.executions == [job.id]
 
 
+async def test_kill_9_in_the_middle_of_a_download_costs_no_second_download(world: World) -> None:
+    world.comfyui.faults.huge_output = 4_000_000
+    world.comfyui.faults.stall_view = 1
+    await world.start()
+    job = await world.submit(workflow(4))
+    fetching = await world.until(
+        lambda: world.client.job(job.id), lambda seen: bool(seen.comfytunnel and seen.comfytunnel.folder)
+    )
+    assert fetching.comfytunnel is not None
+    folder = Path(fetching.comfytunnel.folder or "")
+    await world.until(
+        lambda: [part.stat().st_size for part in folder.glob(".*.part")], lambda sizes: sum(sizes) > 1_000_000
+    )
+    await world.kill()
+    await world.start()
+    done = await world.end_of(job)
+    assert (done.status, [asked[:6] for asked in world.comfyui.views]) == ("succeeded", ["", "bytes="])
+    there = world.comfyui.base / "output" / picture_of(done).name
+    assert picture_of(done).read_bytes() == there.read_bytes()
+
+
 async def test_kill_9_in_the_middle_of_a_job_and_a_new_start_end_it_once(world: World) -> None:
     await world.start()
     job = await world.submit(workflow(3, seconds=2.0))

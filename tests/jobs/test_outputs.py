@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import resource
+import subprocess
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,34 @@ async def test_a_full_disk_holds_the_job_until_there_is_room(bench: Bench) -> No
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
     await assert_whole(bench, await bench.ends(job))
+
+
+def command(*words: str | Path) -> None:
+    subprocess.run(words, check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: needs root")
+async def test_a_disk_that_is_really_full_holds_the_queue_until_it_has_grown(bench: Bench) -> None:
+    """Once the first jobs cannot put their pictures down, no more are given to ComfyUI than it had."""
+    pictures = bench.folder / "pictures"
+    pictures.mkdir()
+    command("mount", "-t", "tmpfs", "-o", f"size={RESERVE + 1_000_000}", "none", pictures)
+    try:
+        bench.far.faults.huge_output = 2_000_000
+        jobs = [await bench.submit(picture(n, prefix=f"p{n}", seconds=0.3)) for n in range(4)]
+        async with asyncio.timeout(15):
+            for job in jobs[:2]:
+                async for _ in bench.scheduler.live.changes():
+                    waits = bench.scheduler.waits_for(await bench.job(job))
+                    if waits is not None and waits.code == "disk_full":
+                        break
+        assert (await bench.job(jobs[3])).stage is Stage.WAITING
+        command("mount", "-o", f"remount,size={2 * RESERVE}", pictures)
+        for job in jobs:
+            await assert_whole(bench, await bench.ends(job))
+    finally:
+        await bench.stop()
+        command("umount", "--lazy", pictures)
 
 
 def test_what_the_disk_says_is_told_apart(tmp_path: Path) -> None:

@@ -64,6 +64,11 @@ class Patience:
         self._doubt(error)
         self._troubles += 1
         self.wake.clear()
+        if isinstance(error, Trouble):
+            await self._pause(
+                self.settings.retry_max
+            )  # a disk does not mend in a moment, and each try begins a download
+            return
         await self._pause(min(RETRY_MIN * 2 ** min(self._troubles - 1, 10), self.settings.retry_max))
 
     def _doubt(self, error: ComfyError | StateError | Trouble) -> None:
