@@ -80,6 +80,7 @@ class Assembly:
         self._since = datetime.now(UTC)
         self._ssh = wire.Ssh(host=config.host, port=config.port, user=config.user)
         self._link: Feed[int | None] = Feed(None)
+        self.begun = False  # before that it is "down" without anybody having asked for it
         self._peer: str | None = None
         self._local: str | None = None
         self._health = Health(place.client, self._link, busy=busy)
@@ -123,6 +124,7 @@ class Assembly:
             outer.create_task(self._driver.run(), name=f"{self.config.name}/driver")
             self._driver.tell(Want(wanted))
             await self._driver.view.until(lambda view: view.tunnel.wanted == wanted)
+            self.begun = True
             async with asyncio.TaskGroup() as inner:
                 inner.create_task(self._door.run(), name=f"{self.config.name}/door")
                 inner.create_task(self._health.run(), name=f"{self.config.name}/health")

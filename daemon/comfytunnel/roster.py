@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from comfytunnel import wire
 from comfytunnel.comfy.client import Client
 from comfytunnel.config import TunnelConfig, Unix
-from comfytunnel.errors import Error, NotFoundError
+from comfytunnel.errors import Error, NotFoundError, RefusedError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.model import Waits
 from comfytunnel.jobs.scheduler import Gate, Place, Scheduler
@@ -65,7 +65,7 @@ class Roster:
     def status(self, name: str) -> wire.Tunnel:
         found = self._find(name)
         assembly = self._assemblies.get(name)
-        if assembly is not None:
+        if assembly is not None and assembly.begun:
             return assembly.status()
         return wire.Tunnel(  # the first moments, while the SSH library is still being loaded
             phase="connecting",
@@ -91,7 +91,12 @@ class Roster:
         await self._want(name, False)
 
     async def reconnect(self, name: str) -> None:
-        self._find(name)
+        if self.status(name).phase == "down":
+            raise RefusedError(
+                f"{name} is down because it was told so, and reconnect makes no tunnel that nobody wants.",
+                hint=f"Run: comfytunnel up {name}",
+                code="tunnel_down",
+            )
         if name in self._assemblies:
             await self._assemblies[name].reconnect()
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from comfytunnel import wire
 from comfytunnel.client import Client
 from comfytunnel.demo.remote import Remote
 from tests.app.world import DEADLINE, World, workflow
+from tests.fakes.sshd import free_port
 from tests.watch.logind import FakeLogind, bus_at
 
 WEBSOCKET = (
@@ -359,3 +361,27 @@ async def test_a_reload_says_which_sections_changed_and_a_new_log_level_counts_a
     told = world.log.read_text()
     await world.ask(world.client.reload)
     assert world.log.read_text() == told, "what is only worth an info is not written any more"
+
+
+async def test_reconnect_of_what_is_down_on_purpose_is_refused_with_the_way_out(world: World) -> None:
+    await world.start()
+    assert (await world.run("down"))[0] == 0
+    code, _, err = await world.run("reconnect")
+    assert code == 5
+    assert "comfytunnel up default" in err
+    assert (await world.ask(lambda: world.client.tunnel("default"))).phase == "down"
+
+
+async def test_a_tunnel_that_is_built_anew_is_never_said_to_be_down(world: World) -> None:
+    """Nobody asked for that."""
+    await world.start()
+    events = world.client.events()
+    await world.ask(lambda: next(events))
+    world.write_config(listen=f"localhost:{free_port()}")
+    await world.ask(world.client.reload)
+    phases = list[str]()
+    while "connecting" not in phases or phases[-1] != "up":
+        event = await world.ask(lambda: next(events))
+        if isinstance(event, wire.TunnelEvent):
+            phases.append(event.tunnel.phase)
+    assert "down" not in phases

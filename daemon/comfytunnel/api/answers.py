@@ -34,6 +34,7 @@ STATUS = {
     "blob_not_found": 404,
     "method_not_allowed": 405,
     "host_key_mismatch": 409,
+    "tunnel_down": 409,
     "hash_mismatch": 409,
     "asset_in_use": 409,
     "job_not_ended": 409,
