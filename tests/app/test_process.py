@@ -327,7 +327,7 @@ async def test_before_an_announced_sleep_the_link_is_closed_and_comes_back_after
             await logind.asked.get()
             await logind.prepare_for_sleep(True)
         await world.until(lambda: logind.held[0], lambda held: not held)
-        assert world.remote.connections == 0
+        await world.until(lambda: world.remote.connections, lambda left: left == 0)  # its RST is on its way
         await logind.prepare_for_sleep(False)
         await world.ask(lambda: world.client.wait(timeout=DEADLINE))
         assert (await world.end_of(job)).status == "succeeded"
