@@ -208,7 +208,8 @@ async def test_a_disk_that_is_really_full_holds_the_queue_until_it_has_grown(ben
                     waits = bench.scheduler.waits_for(await bench.job(job))
                     if waits is not None and waits.code == "disk_full":
                         break
-        assert (await bench.job(jobs[-1])).stage is Stage.WAITING  # how many were begun before is a matter of speed
+        # how many were begun before is a matter of speed
+        assert (await bench.job(jobs[-1])).stage is Stage.WAITING
         command("mount", "-o", f"remount,size={2 * RESERVE}", pictures)
         for job in jobs:
             await assert_whole(bench, await bench.ends(job))
