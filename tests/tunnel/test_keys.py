@@ -14,6 +14,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from comfytunnel.tunnel import ssh
 from comfytunnel.tunnel.state import Code, Demand, Event, Phase, Route, RouteChanged, Woke
 from tests.fakes.sshd import Sshd
 from tests.tunnel.conftest import Near, becomes, config_for, hello, near, service
@@ -131,6 +132,46 @@ async def test_the_agent_is_asked_although_the_only_file_that_ssh_config_names_i
         near(replace(settings, agent=str(socket_path))) as tunnel,
     ):
         await tunnel.up()
+
+
+@asynccontextmanager
+async def slow_to_sign(agent: Path, folder: Path, seconds: float) -> AsyncIterator[None]:
+    """In `folder`/asks the socket of an agent that asks its person before each signature (SSH_AGENTC_SIGN_REQUEST, 13)."""
+
+    async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, to_it = await asyncio.open_unix_connection(agent)
+        try:
+            while True:
+                asked = await reader.readexactly(int.from_bytes(head := await reader.readexactly(4), "big"))
+                if asked[0] == 13:
+                    await asyncio.sleep(seconds)  # the person
+                to_it.write(head + asked)
+                head = await theirs.readexactly(4)
+                writer.write(head + await theirs.readexactly(int.from_bytes(head, "big")))
+        except asyncio.IncompleteReadError:
+            return
+        finally:
+            to_it.close()
+            writer.close()
+
+    async with await asyncio.start_unix_server(between, folder / "asks"):
+        yield
+
+
+async def test_a_person_whom_the_agent_asks_may_take_longer_than_a_host(
+    sshd: Sshd, tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "LOGIN_SILENCE", 0.5)
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    sshd.set_authorized([key.export_public_key().decode().strip()])
+    settings = config_for(sshd, tmp_path, 1, identity_files=(), agent=str(short_path / "asks"))
+    async with (
+        agent_with(key, folder=short_path) as agent,
+        slow_to_sign(agent, short_path, 1.5),
+        near(settings) as tunnel,
+    ):
+        await tunnel.up()
+        assert tunnel.record.link == 1
 
 
 async def test_an_agent_that_is_gone_does_not_stop_a_plain_key(sshd: Sshd, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from comfytunnel.demo.remote import Remote
 from comfytunnel.tunnel import dial, ssh
 from comfytunnel.tunnel.state import Code, Phase, Reconnect, Verdict
 from tests.fakes.relay import Relay
@@ -125,6 +126,32 @@ async def test_a_host_that_accepts_and_says_nothing_times_out(
         async with near(config_for(far, tmp_path, 1, port=relay.port)) as tunnel:
             assert await cause_of(tunnel) is Code.CONNECT_TIMEOUT
             await becomes(lambda: relay.connections >= 2, "it is tried again")
+
+
+async def test_a_line_that_dies_in_the_middle_of_a_login_is_left(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The soak's finding: a tunnel that was connecting for the 90 s that an agent may take to ask a person."""
+    monkeypatch.setattr(ssh, "LOGIN_SILENCE", 0.6)
+    async with (
+        Relay(sshd.port, delay=0.1) as relay,
+        near(config_for(sshd, tmp_path, 1, port=relay.port)) as tunnel,
+    ):
+        await becomes((tmp_path / "known_hosts").exists, "the host key has been judged")
+        relay.swallow()
+        await tunnel.up(after=1)
+        assert tunnel.record.link == 2
+
+
+async def test_a_host_that_lets_us_in_and_opens_no_channel_times_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "LOGIN_SILENCE", 0.3)
+    async with remote_far(tmp_path) as far:
+        assert isinstance(far.server, Remote)
+        far.server.ignore_forwards = True
+        async with near(config_for(far, tmp_path, 1)) as tunnel:
+            assert await cause_of(tunnel) is Code.CONNECT_TIMEOUT
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how a full backlog drops a SYN is Linux's own")

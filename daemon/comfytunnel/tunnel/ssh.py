@@ -31,7 +31,8 @@ from comfytunnel.tunnel.waiting import Waiting
 from comfytunnel.tunnel.witness import Witness, cause_of
 
 HANDSHAKE_DEADLINE = 15.0  # seconds from TCP to a judged host key: six round trips of a bad satellite line
-LOGIN_DEADLINE = 90.0  # seconds for authentication and the first channel: an agent may ask a person
+LOGIN_DEADLINE = 90.0  # seconds for authentication, and for the first channel: an agent may ask a person
+LOGIN_SILENCE = 15.0  # seconds of them without a byte, unless the agent is asked: a line that dies here has no question yet
 _LOOKS = 4  # in the time that a question has, how often we see what the line takes
 _CONFIRM_GRACE = 0.05  # seconds from the first byte of an answer to its being understood
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"  # first: AES-NI does 1.4 times chacha20 here
@@ -82,7 +83,7 @@ class SshOpener:
                     self._on_banner(witness.banner)
             link = SshLink(conn, witness, self._config, self._on_refused)
             try:
-                await link.prove(LOGIN_DEADLINE)
+                await link.prove()
                 yield link
             finally:
                 await link.abort()
@@ -111,9 +112,15 @@ class SshOpener:
         witness.judge = partial(self._host_keys.judge, target.name)
         try:
             async with asyncio.timeout(HANDSHAKE_DEADLINE) as deadline:
-                witness.on_host_key = lambda: deadline.reschedule(
-                    asyncio.get_running_loop().time() + LOGIN_DEADLINE
-                )
+
+                def judged() -> None:
+                    _put_off(deadline, LOGIN_SILENCE)
+                    witness.on_heard = lambda: _put_off(
+                        deadline, LOGIN_DEADLINE if witness.signing else LOGIN_SILENCE
+                    )
+                    witness.on_signing = lambda: _put_off(deadline, LOGIN_DEADLINE)
+
+                witness.on_host_key = judged
                 return await asyncssh.connect(
                     **way,
                     username=config.user or (),
@@ -157,7 +164,13 @@ class SshOpener:
                 raise LinkError(cause) from error
             raise
         finally:
-            witness.on_host_key = lambda: None  # each rekeying shows the host key again
+            # Each rekeying shows the host key again, and there is no deadline any more to be put off.
+            witness.on_host_key = witness.on_heard = witness.on_signing = lambda: None
+
+
+def _put_off(deadline: asyncio.Timeout, seconds: float) -> None:
+    if not deadline.expired():  # a byte may come between the end of the time and the end of the wait
+        deadline.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 class SshLink:
@@ -202,13 +215,16 @@ class SshLink:
     def full(self) -> bool:
         return self._channels.full
 
-    async def prove(self, deadline: float) -> None:
-        """The first channel: raises LinkError if forwarding is denied, or if nothing comes for `deadline` seconds."""
+    async def prove(self) -> None:
+        """The first channel: raises LinkError if forwarding is denied, or if nothing comes for LOGIN_SILENCE."""
         try:
-            async with asyncio.timeout(deadline):
+            async with asyncio.timeout(LOGIN_DEADLINE), asyncio.timeout(LOGIN_SILENCE) as silence:
+                self._witness.on_heard = lambda: _put_off(silence, LOGIN_SILENCE)
                 await self._channels.probe(first=True)
         except TimeoutError:
             raise LinkError(Cause(Code.CONNECT_TIMEOUT, "it let us in and then opened no channel.")) from None
+        finally:
+            self._witness.on_heard = lambda: None
 
     async def open(self, sink: Sink) -> Channel:
         return await self._channels.open(sink)

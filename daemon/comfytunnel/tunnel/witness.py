@@ -36,6 +36,9 @@ class Witness:
         self.judge: Callable[[asyncssh.SSHKey], Cause | None] = lambda _key: Cause(Code.PROTOCOL_ERROR)
         self.authorities: Collection[asyncssh.SSHKey] = ()  # those that may certify the host
         self.on_host_key: Callable[[], None] = lambda: None
+        self.on_heard: Callable[[], None] = lambda: None
+        self.on_signing: Callable[[], None] = lambda: None  # the agent is asked, and may ask a person
+        self.signing = False
         self._error: Exception | None = None
         self._ears: set[asyncio.Future[None]] = set()
 
@@ -47,15 +50,20 @@ class Witness:
         return ear
 
     def watch(self, pair: asyncssh.SSHAgentKeyPair) -> None:
-        """Hear of it if the agent does not sign: the host had agreed to the key then, and would be blamed."""
+        """Hear of it when the agent is asked to sign, and if it does not: the host had agreed to the key then, and would be blamed."""
         sign = pair.sign_async
 
         async def signing(data: bytes) -> bytes:
+            self.signing = True
+            self.on_signing()
             try:
                 return await sign(data)
             except ValueError:
                 self.unsigned.append(pair)
                 raise
+            finally:
+                self.signing = False
+                self.on_heard()  # from here on it is the host's turn again
 
         setattr(pair, "sign_async", signing)  # noqa: B010 - mypy allows no assignment to a method
 
@@ -77,6 +85,7 @@ class Witness:
                     if len(witness.greeting) < _GREETING_LIMIT:
                         witness.greeting += data[: _GREETING_LIMIT - len(witness.greeting)]
                     acknowledge()
+                    witness.on_heard()
                     for ear in [ear for ear in witness._ears if not ear.done()]:
                         ear.set_result(None)
                     received(data, datatype)
