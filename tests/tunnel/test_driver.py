@@ -10,6 +10,7 @@ from comfytunnel.tunnel.driver import Driver, View
 from comfytunnel.tunnel.link import Channel, Facts, LinkError, Sink
 from comfytunnel.tunnel.machine import Policy
 from comfytunnel.tunnel.state import (
+    AboutToSleep,
     Cause,
     Code,
     ConfigChanged,
@@ -65,6 +66,8 @@ class ScriptedOpener:
         self.gate = asyncio.Event()
         self.gate.set()
         self.refuse: Cause | None = None
+        self.closed = asyncio.Event()  # cleared: a dropped link takes its time
+        self.closed.set()
 
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[ScriptedLink]:
@@ -79,6 +82,7 @@ class ScriptedOpener:
             self.links.append(link)
             yield link
         finally:
+            await self.closed.wait()
             self.now -= 1
 
 
@@ -206,3 +210,19 @@ async def test_a_try_under_way_is_given_up_at_once_when_it_is_not_wanted_any_mor
         driver.tell(Want(False))
         await until(driver, Phase.DOWN, 1)
         await becomes(lambda: opener.now == 0, "it is given up")
+
+
+async def test_what_was_told_is_taken_only_when_the_link_that_it_dropped_is_closed() -> None:
+    """The machine is let go to sleep after that."""
+    opener = ScriptedOpener()
+    async with running(opener) as driver:
+        driver.tell(Want(True))
+        await until(driver, Phase.UP, 1)
+        opener.closed.clear()
+        driver.tell(AboutToSleep(streaming=False))
+        taken = asyncio.create_task(driver.taken())
+        await driver.view.until(lambda view: view.tunnel.phase is Phase.WAITING)
+        assert not (await asyncio.wait({taken}, timeout=0.05))[0]
+        opener.closed.set()
+        await taken
+        assert opener.now == 0

@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 BIND_AGAIN = 5.0  # seconds between tries for a port that is taken
 CALLERS_MOST = 4096  # open callers; more is a runaway program, and each may hold memory
 STREAMING = 2.0  # seconds since a large read in which a transfer counts as going on
-STOP_GRACE = 1.5  # seconds that open calls get on stop
+STOP_GRACE = 1.2  # seconds that open calls get on stop; the whole has 2, on a busy machine too
 _ARRIVAL_TURNS = 3  # of the loop from accept() to connection_made (3.11-3.13); a server that is closed between drops the caller
 REFUSALS_TOLD = 100  # distinct refusals that are logged, once each: a page can invent as many as it likes
 

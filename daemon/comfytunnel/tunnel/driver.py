@@ -39,6 +39,8 @@ from comfytunnel.tunnel.state import (
 
 log = structlog.get_logger(__name__)
 
+LEAVE_DEADLINE = 1.0  # seconds for a dropped link to be closed; an abort takes milliseconds
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -70,6 +72,7 @@ class Driver:
         self._demands: set[str] = set()
         self._live: tuple[int, Link] | None = None
         self._slots: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()  # cancelled and not ended yet
         self.view: Feed[View] = Feed(View(Tunnel(since=self._clock())))
 
     def tell(self, event: Event) -> None:
@@ -77,8 +80,11 @@ class Driver:
         self._inbox.put_nowait(event)
 
     async def taken(self) -> None:
-        """Wait until all that was told has been taken, so that the view shows it. No wait for links or answers."""
+        """Wait until all that was told has been taken, so that the view shows it, and until what was dropped for it is closed
+        (LEAVE_DEADLINE at most): whoever lets the machine sleep after this leaves no link behind. No wait for new links or answers."""
         await self._inbox.join()
+        if self._leaving:
+            await asyncio.wait(set(self._leaving), timeout=LEAVE_DEADLINE)
 
     def demand(self, source: str, waiting: bool) -> None:
         """`source` has somebody who waits for the link, or not any more. The machine hears of the sum."""
@@ -132,6 +138,8 @@ class Driver:
         task = self._slots.pop(slot, None)
         if task is not None:
             task.cancel()
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
 
     async def _hold(self, number: int) -> None:
         """One link's whole life. Says Opened at most once and Lost exactly once, unless it is cancelled."""
