@@ -38,6 +38,6 @@ async def relay(made: Rig, line: str) -> dict[str, int]:
 async def suffer(made: Rig, name: str, fault: Fault, limit: float) -> Toll:
     """What it costs the calls of one tunnel, ten a second. The clock starts when the fault has been done."""
     async with TUNNELS[name](made) as tunnel, Steady(tunnel.port) as calls:
-        await asyncio.sleep(WARM_UP)
+        await asyncio.sleep(WARM_UP)  # the steady state is what the fault is done to
         await fault(tunnel)
         return await calls.toll(time.monotonic(), limit)

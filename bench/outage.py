@@ -41,7 +41,7 @@ def outage(made: Rig, kind: str, seconds: float) -> Fault:
         try:
             for line in KINDS[kind]:
                 await relay(made, line)
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(seconds)  # the length of the outage is the question
         finally:
             await relay(made, "heal")
 

@@ -75,7 +75,7 @@ class Daemon:
             except (OSError, http.client.HTTPException):
                 if self.process.poll() is not None or time.perf_counter() - began > PATIENCE:
                     raise
-                time.sleep(0.005)
+                time.sleep(0.005)  # a process that starts tells nobody; PATIENCE ends it
             else:
                 return time.perf_counter() - began
 
@@ -195,7 +195,7 @@ def taking_turns(
         samples.setdefault("another priority", []).append(took)
     deadline = time.perf_counter() + 5
     while sent.keys() - events.told.keys() and time.perf_counter() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.01)  # the thread that reads the events has five seconds for the last of them
     samples["submit until its event"] = [
         (events.told.get(job_id, deadline) - began) * 1000 for job_id, began in sent.items()
     ]

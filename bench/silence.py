@@ -39,20 +39,20 @@ async def measure(report: Report, arguments: argparse.Namespace) -> None:
 async def alone(made: Rig, name: str) -> float:
     """Seconds until an idle tunnel has noticed by itself and a call goes through."""
     async with TUNNELS[name](made) as tunnel:
-        await asyncio.sleep(WARM_UP)
+        await asyncio.sleep(WARM_UP)  # idle means that the first call is over
         before = await relay(made, "swallow")
         fault = time.monotonic()
         while (await relay(made, "stats"))["connections"] == before["connections"]:
             if time.monotonic() > fault + LIMIT:
                 raise NotMeasured(f"it does not connect again within {LIMIT:.0f} s")
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(LOOK)  # the relay answers questions and rings for nobody
         while True:
             try:
                 await asyncio.to_thread(call, tunnel.port)
             except (OSError, NotMeasured):
                 if time.monotonic() > fault + LIMIT:
                     raise
-                await asyncio.sleep(LOOK)
+                await asyncio.sleep(LOOK)  # a call that failed at once would otherwise spin
             else:
                 return time.monotonic() - fault
 

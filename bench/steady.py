@@ -88,7 +88,7 @@ class Steady:
             self._running.add(task)
             task.add_done_callback(self._running.discard)
             begun += INTERVAL
-            await asyncio.sleep(max(0.0, begun - time.monotonic()))
+            await asyncio.sleep(max(0.0, begun - time.monotonic()))  # ten a second, however long each takes
 
     async def _call(self) -> None:
         began = time.monotonic()

@@ -131,7 +131,7 @@ async def _ready(process: Process, port: int, name: str, log: Path) -> None:
             await asyncio.to_thread(call, port, deadline=max(0.1, end - time.monotonic()))
         except (OSError, NotMeasured) as error:
             why = str(error)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # ssh has no sign for "the port is open"; `end` is the deadline
         else:
             return
     state = (

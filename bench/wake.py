@@ -65,14 +65,14 @@ async def sleep(made: Rig, name: str, seconds: float, *, announced: bool) -> Tol
                 await logind.asked.get()
         else:
             tunnel = await stack.enter_async_context(TUNNELS[name](made))
-        await asyncio.sleep(WARM_UP)
+        await asyncio.sleep(WARM_UP)  # the steady state is what falls asleep
         if logind is not None:
             await logind.prepare_for_sleep(True)
             await _let_go(logind)
         tunnel.signal(signal.SIGSTOP)
         try:
             await relay(made, "swallow")
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(seconds)  # the length of the sleep is the question
         finally:
             tunnel.signal(signal.SIGCONT)
         woke = time.monotonic()
@@ -87,7 +87,7 @@ async def _let_go(logind: FakeLogind) -> None:
     while any(logind.held):
         if time.monotonic() > end:
             raise NotMeasured("the daemon keeps its delay lock")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the fake logind keeps a list and rings for nobody
 
 
 if __name__ == "__main__":
