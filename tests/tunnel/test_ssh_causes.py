@@ -183,6 +183,22 @@ async def test_an_sshd_that_is_too_busy_is_retried_soon(tmp_path: Path) -> None:
             assert "MaxStartups" in tunnel.record.cause.message
 
 
+async def test_what_a_host_says_before_it_resets_the_connection_is_shown(far: Far, tmp_path: Path) -> None:
+    """A host that closes with our first line unread sends its own line, and a reset at its heels."""
+
+    async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"Exceeded MaxStartups\r\n")
+        await reader.readline()
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    async with service(drop) as port, near(config_for(far, tmp_path, 1, port=port)) as tunnel:
+        assert await cause_of(tunnel) is Code.CONNECT_RESET
+        assert tunnel.record.cause is not None
+        assert "it says: Exceeded MaxStartups" in tunnel.record.cause.message
+
+
 UNCONNECTED = """
 import asyncio, json, sys
 from pathlib import Path

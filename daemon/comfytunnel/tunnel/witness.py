@@ -181,6 +181,8 @@ def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = Fal
             return Cause(Code.CONNECTION_LOST if alive else Code.CONNECT_RESET, text)
         case OSError() if not alive and error.filename:
             return Cause(Code.KEY_UNREADABLE, f"{error.filename}: {error.strerror}.")
+        case ConnectionError() if not alive and witness.greeting:  # a reset often follows what it has said
+            return _unwelcome(witness, text)
         case OSError() if not alive:
             return Cause(code_of(error), text)
         case ValueError() if not witness.connected:
@@ -191,13 +193,13 @@ def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = Fal
             return Cause(Code.CONNECTION_LOST, text)
 
 
-def _unwelcome(witness: Witness) -> Cause:
+def _unwelcome(witness: Witness, otherwise: str = "") -> Cause:
     """Why a connection was closed before its handshake was done. OpenSSH has a line for who comes too often, others speak no SSH."""
     line = witness.greeting.partition(b"\n")[0].decode("ascii", "replace").strip()
     if line.startswith("HTTP/"):
         return Cause(Code.PROTOCOL_ERROR, f"it speaks HTTP: {line}.")
     said = f"it says: {line}." if line and not line.startswith("SSH-") else ""
-    return Cause(Code.CONNECT_RESET, said or _said(witness))
+    return Cause(Code.CONNECT_RESET, said or _said(witness) or otherwise)
 
 
 def _said(witness: Witness) -> str:
