@@ -18,7 +18,7 @@ LINES_MOST = 400
 # Level 6: values, texts and small tools that every room may use. jobs.model and tunnel.state are the nouns of their rooms.
 NOUNS = {
     "wire", "wirejobs", "workflow", "jobs.model", "tunnel.state", "config", "configfields", "endpoints", "sshline", "sshparts", "errors",
-    "feed", "log", "paths", "notify", "fdstore", "printable", "protocol", "multipart",
+    "ending", "feed", "log", "paths", "notify", "fdstore", "printable", "protocol", "multipart",
 }  # fmt: skip
 ROOT = {"announced", "app", "assembly", "history", "roster"}  # the composition root, in five files
 # What each room may import besides itself.

@@ -22,6 +22,7 @@ from comfytunnel import __version__, config, fdstore, log, wire
 from comfytunnel.api.context import Context
 from comfytunnel.api.listen import Lock, control_socket
 from comfytunnel.api.server import Server
+from comfytunnel.ending import end
 from comfytunnel.errors import ConfigError
 from comfytunnel.history import History
 from comfytunnel.jobs.assets import Assets
@@ -157,9 +158,7 @@ class _Daemon:
             logger.info("stopping")
             self._notifier.stopping()
             context.closing.set(True)
-        for task in others:
-            task.cancel()
-        await asyncio.wait(others)
+        await end(others)
         await self._tunnels.stop()
 
     # --- config -----------------------------------------------------------------------------------------------------

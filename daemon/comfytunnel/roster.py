@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from comfytunnel import wire
 from comfytunnel.comfy.client import Client
 from comfytunnel.config import TunnelConfig, Unix
+from comfytunnel.ending import end
 from comfytunnel.errors import Error, NotFoundError, RefusedError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.model import Waits
@@ -223,9 +224,7 @@ class Roster:
                 await self._places[name].client.close()
             if name in self._tasks:
                 tasks.append(self._tasks.pop(name))
-                tasks[-1].cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await end(tasks)
 
     async def stop(self) -> None:
         """End all of them."""
