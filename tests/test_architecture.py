@@ -19,6 +19,7 @@ LINES_MOST = 400
 NOUNS = {
     "wire", "wirejobs", "workflow", "jobs.model", "tunnel.state", "config", "configfields", "endpoints", "sshline", "sshparts", "errors",
     "ending", "feed", "log", "paths", "notify", "fdstore", "printable", "protocol", "multipart",
+    "peer", "threads",
 }  # fmt: skip
 ROOT = {"announced", "app", "assembly", "history", "roster"}  # the composition root, in five files
 # What each room may import besides itself.

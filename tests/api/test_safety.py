@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from comfytunnel.api import answers
-from comfytunnel.api.listen import Lock, control_socket, peer_uid
+from comfytunnel.api.listen import Lock, control_socket
 from comfytunnel.errors import RefusedError, StateError, UsageError
+from comfytunnel.peer import peer_uid
 from tests.api.conftest import Api, serving
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

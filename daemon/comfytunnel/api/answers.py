@@ -16,8 +16,8 @@ import structlog
 from aiohttp import web
 
 from comfytunnel import wire
-from comfytunnel.api.listen import peer_uid
 from comfytunnel.errors import ConfigError, Error, NotFoundError, RefusedError, UsageError
+from comfytunnel.peer import peer_uid
 
 BODY_LIMIT = 100 * 1024 * 1024  # bytes; ComfyUI's own limit for a workflow (facts: 413 above it)
 CLAIM_MOST = 255  # characters of an Idempotency-Key

@@ -1,4 +1,4 @@
-"""How the control socket comes to be: the lock that makes us the only daemon, the bind, the question who a peer is.
+"""How the control socket comes to be: the lock that makes us the only daemon, and the bind.
 
 The law: a socket file is removed only while the lock is held, so that a second daemon never takes the first one's place. Nobody
 connects to find out whether a daemon lives: a frozen daemon is one too. Nothing here serves a request.
@@ -11,25 +11,16 @@ import fcntl
 import os
 import socket
 import stat
-import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Self
 
 from comfytunnel import paths
 from comfytunnel.errors import RefusedError, StateError
 
 LOCK_NAME = "daemon.lock"
 BACKLOG = 128  # connections that wait in the kernel while the loop is busy
-
-_LINUX_UCRED = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
-_MACOS_XUCRED = struct.Struct(
-    "IIh"
-)  # the head of struct xucred: version, uid, number of groups (sys/ucred.h)
-_MACOS_XUCRED_SIZE = 76  # bytes; the head, padding, and 16 groups
-_MACOS_SOL_LOCAL, _MACOS_LOCAL_PEERCRED = 0, 1  # sys/un.h
 
 
 class Lock:
@@ -140,18 +131,3 @@ def _remove_stale(path: Path) -> None:
             hint="Move it away, or set COMFYTUNNEL_SOCKET.",
         )
     path.unlink()
-
-
-class AskableSocket(Protocol):
-    """What `peer_uid` needs: a socket, or asyncio's view of one."""
-
-    def getsockopt(self, level: int, name: int, size: int, /) -> Any: ...
-
-
-def peer_uid(sock: AskableSocket) -> int:
-    """Return the uid that the process at the other end of a Unix socket had when it connected. OSError if it cannot be told."""
-    if sys.platform == "darwin":
-        credentials = sock.getsockopt(_MACOS_SOL_LOCAL, _MACOS_LOCAL_PEERCRED, _MACOS_XUCRED_SIZE)
-        return int(_MACOS_XUCRED.unpack_from(credentials)[1])
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _LINUX_UCRED.size)
-    return int(_LINUX_UCRED.unpack(credentials)[1])

@@ -13,7 +13,7 @@ from comfytunnel.errors import ConfigError
 from comfytunnel.jobs.disk import try_folder
 from comfytunnel.jobs.landing import trouble
 from comfytunnel.jobs.store import Store
-from comfytunnel.tunnel.dial import in_thread
+from comfytunnel.threads import in_thread
 from comfytunnel.tunnel.ignored import ignored
 from comfytunnel.tunnel.target import Target
 

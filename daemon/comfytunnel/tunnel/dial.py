@@ -12,20 +12,18 @@ import re
 import select
 import socket
 import struct
-import threading
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohappyeyeballs
 
+from comfytunnel.threads import in_thread
 from comfytunnel.tunnel.link import LinkError
 from comfytunnel.tunnel.state import Cause, Code
 
 CONNECT_DEADLINE = 10.0  # seconds for name and TCP together: three SYN retransmissions (1 + 2 + 4) fit
 _FAMILY_DELAY = 0.25  # seconds before the next address is tried beside the first: RFC 8305, section 5
 
-T = TypeVar("T")
 Address = tuple[int, int, int, str, Any]
 
 
@@ -56,30 +54,6 @@ class Resolver:
 
     def _landed(self, _: object) -> None:
         self._flight = None
-
-
-def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
-    """Run what may block for ever in a thread of its own, which nobody waits for at exit. Whoever asked may give up."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def done(settle: Callable[[], None]) -> None:
-        if not future.done():
-            settle()
-            future.exception()  # nobody may be left to ask for it, and that is no fault of the work
-
-    def run() -> None:
-        try:
-            settle = partial(future.set_result, work())
-        except Exception as error:  # noqa: BLE001 - it is raised again, where the future is awaited
-            settle = partial(future.set_exception, error)
-        try:
-            loop.call_soon_threadsafe(done, settle)
-        except RuntimeError:
-            return  # the loop is closed: the daemon has stopped meanwhile
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future
 
 
 async def dial(host: str, port: int, resolver: Resolver) -> socket.socket:

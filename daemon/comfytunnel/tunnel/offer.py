@@ -13,7 +13,7 @@ from pathlib import Path
 import asyncssh
 
 from comfytunnel.config import TunnelConfig
-from comfytunnel.tunnel.dial import in_thread
+from comfytunnel.threads import in_thread
 from comfytunnel.tunnel.keys import offered
 from comfytunnel.tunnel.link import TEXT_LIMIT
 from comfytunnel.tunnel.target import Target

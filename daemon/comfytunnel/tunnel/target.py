@@ -16,8 +16,8 @@ from typing import Any
 import asyncssh
 
 from comfytunnel.config import TunnelConfig
+from comfytunnel.threads import in_thread
 from comfytunnel.tunnel import keys
-from comfytunnel.tunnel.dial import in_thread
 from comfytunnel.tunnel.hostkeys import HostKeys, Known, name_of, unreadable
 from comfytunnel.tunnel.link import LinkError
 from comfytunnel.tunnel.state import Cause, Code

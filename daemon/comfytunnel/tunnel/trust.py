@@ -16,8 +16,8 @@ import structlog
 from comfytunnel import wire
 from comfytunnel.config import TunnelConfig
 from comfytunnel.errors import Error, RefusedError, StateError
+from comfytunnel.threads import in_thread
 from comfytunnel.tunnel import knownhosts
-from comfytunnel.tunnel.dial import in_thread
 from comfytunnel.tunnel.hostkeys import fingerprint
 from comfytunnel.tunnel.look import Look, look
 
