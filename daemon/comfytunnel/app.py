@@ -30,6 +30,7 @@ from comfytunnel.jobs.place import Keep
 from comfytunnel.jobs.scheduler import JobsSettings, Scheduler
 from comfytunnel.jobs.store import Store
 from comfytunnel.notify import Notifier
+from comfytunnel.opening import open_store
 from comfytunnel.roster import Roster
 from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.watch.world import World
@@ -46,7 +47,7 @@ FILES_WANTED = 8192  # open files: each caller takes one here, and macOS gives 2
 def run_daemon(config_path: Path, socket_path: Path, state_dir: Path) -> int:
     """Run the daemon in the foreground until a signal stops it; returns the exit code.
 
-    Raises RefusedError (another daemon), StateError (our files), and ConfigError unless a service manager started us: then
+    Raises RefusedError (another daemon), and StateError (our files) and ConfigError unless a service manager started us: then
     the control socket is served without tunnels until the file is mended, so that everybody can be told why.
     """
     handed = fdstore.inherited()  # first: nothing is open yet but what was passed
@@ -92,12 +93,21 @@ class _Daemon:
 
     async def run(self, loaded: config.Config | None, broken: ConfigError | None, listener: Any) -> None:
         self._history = History(self._state_dir / "outages.jsonl")
-        store = await Store.open(self._state_dir / "jobs.db")
+        stop = _stop_signal()
+        store = await open_store(
+            self._state_dir / "jobs.db",
+            config=self._path,
+            notifier=self._notifier,
+            listener=listener,
+            stop=stop,
+        )
+        if store is None:
+            return
         try:
             if store.notice:
                 logger.error("state", message=store.notice)
             async with asyncio.TaskGroup() as group:
-                await self._live(group, store, loaded, broken, listener)
+                await self._live(group, stop, store, loaded, broken, listener)
         finally:
             await self._history.close()
             await store.close()
@@ -107,12 +117,12 @@ class _Daemon:
     async def _live(
         self,
         group: asyncio.TaskGroup,
+        stop: asyncio.Event,
         store: Store,
         loaded: config.Config | None,
         broken: ConfigError | None,
         listener: Any,
     ) -> None:
-        stop = _stop_signal()
         jobs = loaded.jobs if loaded else config.JobsConfig()
         self._scheduler = Scheduler(store, {}, _settings(jobs))
         await self._scheduler.take_up()  # before anybody asks: some 0.1 s with ten thousand jobs

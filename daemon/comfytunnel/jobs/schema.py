@@ -1,7 +1,7 @@
 """The tables, one migration per version, and how a database file is opened, judged and moved aside. Synchronous; store.py's thread runs it.
 
-`user_version` counts the migrations that a file has had. A file from a newer program is refused; a broken one is moved aside under
-a name with the time, never deleted.
+`user_version` counts the migrations that a file has had. A file from a newer program is refused; one of an older program is copied (backup.py)
+and migrated; a broken one is moved aside under a name with the time, never deleted. Before you add a migration: tests/jobs/databases.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+import structlog
+
 from comfytunnel.errors import StateError
+from comfytunnel.jobs.backup import back_up, copies
+
+logger = structlog.get_logger(__name__)
 
 MIGRATIONS = (
     """
@@ -96,7 +101,7 @@ def open_database(path: Path, now: datetime) -> tuple[sqlite3.Connection, str | 
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, parents=True)
         try:
-            return _open(path), None
+            return _open(path, now), None
         except sqlite3.DatabaseError as error:
             if not _is_broken(error):
                 raise
@@ -106,10 +111,10 @@ def open_database(path: Path, now: datetime) -> tuple[sqlite3.Connection, str | 
             f"The job database {path} was broken ({reason}). It is kept as {kept}, and an empty one was begun: "
             "jobs that it held are not run."
         )
-        return _open(path), notice
+        return _open(path, now), notice
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, now: datetime) -> sqlite3.Connection:
     os.close(
         os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     )  # SQLite gives its -wal and -shm the mode of the file
@@ -120,7 +125,7 @@ def _open(path: Path) -> sqlite3.Connection:
         if version > len(MIGRATIONS):
             raise StateError(
                 f"{path} was written by a newer comfytunnel (version {version}, this one knows {len(MIGRATIONS)}).",
-                hint="Upgrade comfytunnel, or point COMFYTUNNEL_STATE_DIR at another folder.",
+                hint=_way_back(path),
             )
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
@@ -133,6 +138,8 @@ def _open(path: Path) -> sqlite3.Connection:
         names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if names if version == 0 else TABLES - names:
             raise _WrongContent("its tables are not those of comfytunnel")
+        if 0 < version < len(MIGRATIONS):
+            logger.info("migrating", backup=str(back_up(connection, path, version, now)))
         for number in range(version, len(MIGRATIONS)):
             connection.executescript(
                 f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version={number + 1}; COMMIT;"
@@ -143,6 +150,15 @@ def _open(path: Path) -> sqlite3.Connection:
     except BaseException:
         connection.close()
         raise
+
+
+def _way_back(path: Path) -> str:
+    """What to do about a database that is newer than this program."""
+    hint = "Upgrade comfytunnel, or point COMFYTUNNEL_STATE_DIR at another folder."
+    fitting = [copy for copy in copies(path) if copy.version <= len(MIGRATIONS)]
+    if fitting:
+        hint += f" Or put {fitting[-1].path} in its place, as it was before the upgrade: later jobs are not in it."
+    return hint
 
 
 def _is_broken(error: sqlite3.DatabaseError) -> bool:

@@ -1,0 +1,62 @@
+"""The control socket of a daemon whose own files cannot be used (a database of a newer version, a full disk): it says so, and does nothing else.
+
+For a daemon under a service manager: one that ends instead is started again without end, by the manager and by each caller of its
+socket. Not a mode of server.py: there is no store, no scheduler and no tunnel that its routes could ask.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+from comfytunnel import __version__, wire
+from comfytunnel.api.answers import answer, errors_to_json, owner_only
+from comfytunnel.errors import StateError
+
+
+class Troubled:
+    """Answers on a duplicate of the listening socket, from `async with` to its end: the socket is as before then."""
+
+    def __init__(self, error: StateError, config: str, sock: socket.socket) -> None:
+        self.error = error
+        self._config = config
+        self._sock = sock.dup()
+        self._began = datetime.now(UTC)
+        app = web.Application(middlewares=[errors_to_json, owner_only])
+        app.router.add_get("/v1/health", self._health)
+        app.router.add_get("/v1/status", self._status)
+        app.router.add_route("*", "/{path:.*}", self._refuse)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._sock).start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.cleanup()
+        self._sock.close()
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return answer(wire.Health("ok", __version__, os.getpid()))
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return answer(
+            wire.Status(
+                version=__version__,
+                pid=os.getpid(),
+                started_at=self._began,
+                config=self._config,
+                cause=wire.Cause(self.error.code_on_wire, self.error.message, self.error.hint),
+            )
+        )
+
+    async def _refuse(self, _: web.Request) -> web.Response:
+        raise self.error
