@@ -70,11 +70,20 @@ class Line:
         key = self._by_id.get(job_id)
         return None if key is None else self._index(key)
 
-    def first(self, tunnel: str) -> str | None:
-        """The id of the first job that may go through this tunnel."""
-        if not self.wanting(tunnel):
+    def first(self, tunnel: str, *, named: bool = False) -> str | None:
+        """The id of the first job that may go through this tunnel; `named`: that asks for it."""
+        if not (self._by_tunnel[tunnel] if named else self.wanting(tunnel)):
             return None
-        return next(key.job_id for key in self._keys if key.tunnel in (None, tunnel))
+        fitting = (tunnel,) if named else (None, tunnel)
+        return next(key.job_id for key in self._keys if key.tunnel in fitting)
+
+    def is_free(self, job_id: str) -> bool:
+        """Whether a job stands here that may go through any tunnel."""
+        return job_id in self._by_id and self._by_id[job_id].tunnel is None
+
+    def asking_for(self, tunnel: str) -> list[str]:
+        """The ids of the jobs that ask for this tunnel."""
+        return [key.job_id for key in self._keys if key.tunnel == tunnel] if self._by_tunnel[tunnel] else []
 
     def wanting(self, tunnel: str) -> int:
         """How many jobs may go through this tunnel."""

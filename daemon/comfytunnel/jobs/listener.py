@@ -31,9 +31,16 @@ PAUSE_MIN, PAUSE_MAX = 0.25, 5.0
 
 
 class Listener:
-    """Set `wanted`; `heard` gets every event. `open` is what is; `session` counts the sockets; `hurry`: do not linger."""
+    """Set `wanted`; `heard` gets every event. `open` is what is; `session` counts the sockets; `hurry`: do not linger. `counted` gets the length of the
+    queue whenever a poll has seen it."""
 
-    def __init__(self, place: Place, client_id: str, heard: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        client_id: str,
+        heard: Callable[[Event], None],
+        counted: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.wanted: Feed[bool] = Feed(False)
         self.open: Feed[bool] = Feed(False)
         self.hurry = asyncio.Event()
@@ -41,12 +48,14 @@ class Listener:
         self._place = place
         self._client_id = client_id
         self._heard = heard
+        self._counted = counted
         self._told: int | None = None
         self._differs_since: float | None = None
         self._deaf = asyncio.Event()
 
     def polled(self, remaining: int) -> None:
         """A poll has seen so many prompts running and pending."""
+        self._counted(remaining)
         now = asyncio.get_running_loop().time()
         if self._told is None or remaining == self._told:
             self._differs_since = None

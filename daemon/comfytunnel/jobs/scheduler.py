@@ -17,6 +17,7 @@ import structlog
 from comfytunnel.comfy.shapes import PARTNER_KEY
 from comfytunnel.errors import NotFoundError, RefusedError, StateError, UsageError
 from comfytunnel.feed import Feed
+from comfytunnel.jobs.choosing import Choosing
 from comfytunnel.jobs.impatience import Impatience
 from comfytunnel.jobs.model import Job, Mode, NewJob
 from comfytunnel.jobs.orders import Orders
@@ -59,6 +60,7 @@ class Scheduler(Orders, Reasons):
         self.live = Feed(0)
         self.demand = Feed({})
         super().__init__(store, places, settings, now)
+        self._choosing = Choosing(store, self._stations)
         self._impatience = Impatience(store, self._line, now, self.hindrance, self._gone)
         self._working: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -225,6 +227,7 @@ class Scheduler(Orders, Reasons):
             back=self._line_up,
             held=self._held,
             partner_keys=self._partner_keys,
+            choosing=self._choosing,
         )
         station.asleep = self._asleep
         self._stations[place.name] = station
@@ -248,6 +251,7 @@ class Scheduler(Orders, Reasons):
     def _changed(self) -> None:
         """Tell the readers: demand at once, live at most every LIVE_INTERVAL."""
         self._impatience.stir()
+        self._choosing.stir()
         wanted = {}
         for name in self._places:
             station = self._stations.get(name)

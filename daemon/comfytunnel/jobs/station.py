@@ -14,6 +14,8 @@ import structlog
 
 from comfytunnel.comfy.progress import Event, Finished, NodeStarted, PreviewFrame, QueueChanged, Started, Step
 from comfytunnel.errors import StateError
+from comfytunnel.jobs.choice import Offer
+from comfytunnel.jobs.choosing import FRESH, Choosing, Known
 from comfytunnel.jobs.line import Line
 from comfytunnel.jobs.listener import Listener
 from comfytunnel.jobs.marker import Marker
@@ -35,7 +37,7 @@ DISK_TROUBLES = frozenset({"disk_full", "folder_unwritable"})
 
 class Station:
     """Owns its Runs. `gate_since`: when the gate opened, or began to be closed for the reason that it has now. `held`: whether nothing is to be
-    given out. `partner_keys`: by job id, forgotten when the job ends. `changed` is called whenever anything that a reader may see has changed; `back` gets a job that waits again."""
+    given out. `deferring`: it has left a job to another station. `partner_keys`: by job id, forgotten when the job ends. `changed` is called whenever anything that a reader may see has changed; `back` gets a job that waits again."""
 
     def __init__(
         self,
@@ -50,11 +52,14 @@ class Station:
         back: Callable[[Job], None],
         held: Callable[[], bool],
         partner_keys: MutableMapping[str, str],
+        choosing: Choosing,
     ) -> None:
         self.place = place
         self.runs: dict[str, Run] = {}
-        self.listener = Listener(place, client_id, self._heard)
+        self.listener = Listener(place, client_id, self._heard, self._counted)
+        self.known = Known(place.client)
         self.stir = asyncio.Event()
+        self.deferring = False
         self.asleep = False
         self.trouble: Waits | None = None
         self._store = store
@@ -66,6 +71,8 @@ class Station:
         self._back = back
         self._held = held
         self._partner_keys = partner_keys
+        self._choosing = choosing
+        self._resting = False
         self.gate_since: datetime | None = None
         self._marker = Marker(place.client)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -80,15 +87,44 @@ class Station:
                 self._start(group, job)
             setbacks = 0
             while True:
-                job_id = self._next()
+                self.stir.clear()
+                job_id = await self._chosen()
                 if job_id is None:
-                    self.stir.clear()
-                    await self.stir.wait()
+                    await self._stirred()
                 elif await self._give_out(group, job_id):
                     setbacks = 0
                 else:
                     setbacks += 1
-                    await asyncio.sleep(min(RETRY_MIN * 2 ** min(setbacks - 1, 10), self._settings.retry_max))
+                    await self._rest(min(RETRY_MIN * 2 ** min(setbacks - 1, 10), self._settings.retry_max))
+
+    async def _chosen(self) -> str | None:
+        """The job to give out now; without a pause between the last look at the line and the return."""
+        job_id = self._next()
+        self.deferring = False
+        if job_id is None or not self._line.is_free(job_id):
+            return job_id
+        if await self._choosing.falls_to(self, job_id):
+            if self._next() != job_id:
+                self.stir.set()  # the world has changed while we asked
+                return None
+            return job_id
+        self.deferring = True
+        return self._line.first(self.place.name, named=True) if self._next() is not None else None
+
+    async def _stirred(self) -> None:
+        """Wait until something has changed; while a job is left to another, look again: strangers' queues say nothing by themselves."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FRESH if self.deferring else None):
+                await self.stir.wait()
+
+    async def _rest(self, seconds: float) -> None:
+        """Let others have what we could not take."""
+        self._resting = True
+        self._tell()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._resting = False
 
     async def _give_out(self, group: asyncio.TaskGroup, job_id: str) -> bool:
         """Have a waiting job carried until its submission is settled; False if it waits again because of trouble."""
@@ -107,6 +143,8 @@ class Station:
             return True
         run = self._start(group, job)
         await run.left.wait()
+        if run.job.stage is not Stage.WAITING:
+            await self._choosing.given(self, job_id)
         self.trouble = run.waits if run.job.stage is Stage.WAITING else None
         self._tell()
         return run.job.stage is not Stage.WAITING
@@ -133,17 +171,28 @@ class Station:
         """The runs that take room on the server, in the order in which they were given out."""
         return [run for run in self.runs.values() if run.job.stage not in (Stage.FETCHING, Stage.ENDED)]
 
+    def offer(self) -> Offer | None:
+        """What speaks for this place, None if nothing could be given to it even if there were room."""
+        if not self._ready():
+            return None
+        known = self.known
+        ahead = None if known.foreign is None else known.foreign + len(self.on_server())
+        return Offer(self.place.name, ahead, self._has_room(), known.loaded, known.there)
+
     def _next(self) -> str | None:
         """The job to give out now, None if there is none or no room."""
-        if not self.place.gate.value.open or self._held():
-            return None
+        return self._line.first(self.place.name) if self._ready() and self._has_room() else None
+
+    def _ready(self) -> bool:
+        if not self.place.gate.value.open or self._held() or self._resting or self._taking is not None:
+            return False
         busy = self.on_server()
         unsettled = any(run.job.stage is not Stage.ON_SERVER for run in busy)
         blocked = any(run.waits is not None and run.waits.code in DISK_TROUBLES for run in self.runs.values())
-        fetching = len(self.runs) - len(busy)
-        if unsettled or blocked or len(busy) > self._settings.max_ahead or fetching >= MAX_FETCHING:
-            return None
-        return self._line.first(self.place.name)
+        return not (unsettled or blocked or len(self.runs) - len(busy) >= MAX_FETCHING)
+
+    def _has_room(self) -> bool:
+        return len(self.on_server()) <= self._settings.max_ahead
 
     def _start(self, group: asyncio.TaskGroup, job: Job) -> Run:
         run = Run(
@@ -197,7 +246,12 @@ class Station:
             if is_so != told:
                 told, self.gate_since = is_so, self._now()
             self._marker.doubt()
+            if gate.link is not None and not gate.serving:
+                self.known.restarted()
             self._changed()
+
+    def _counted(self, prompts: int) -> None:
+        self.known.counted(prompts, len(self.on_server()))
 
     def sleep(self, *, asleep: bool) -> None:
         """Close the websocket before the machine sleeps: the server must keep no hung client."""
