@@ -29,6 +29,7 @@ from comfytunnel.protocol import (
     decode,
     error_from,
     usable,
+    version_of,
 )
 from comfytunnel.unixhttp import Answer, UnixConnection, blame
 from comfytunnel.unixhttp import how_to_start as how_to_start
@@ -53,9 +54,16 @@ class Client:
     answer), RefusedError (not our daemon), and what its route answers with.
     """
 
-    def __init__(self, socket_path: Path | None = None, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        socket_path: Path | None = None,
+        timeout: float = 10.0,
+        told_version: Callable[[str], None] | None = None,
+    ) -> None:
+        """`told_version` hears with each answer which version of comfytunnel the daemon is."""
         self.socket_path = socket_path or paths.socket_path()
         self.timeout = timeout
+        self._told_version = told_version
         self.last_event_id = ""
         """The id of the last event that `events` has returned: where to resume."""
 
@@ -94,7 +102,7 @@ class Client:
         """What known_hosts holds for the tunnel's host and what the host shows now; with the fingerprint that a person has seen that key
         is trusted from now on. RefusedError if the host shows another, or a revoked one; RemoteError if it cannot be reached."""
         body = msgspec.json.encode(wire.TrustRequest(fingerprint))
-        patient = Client(self.socket_path, max(self.timeout, LOOK_PATIENCE))
+        patient = self._patient(LOOK_PATIENCE)
         return patient._call(Call("POST", f"/v1/tunnels/{_part(name)}/trust", wire.Trust, body))
 
     def outages(self, *, tunnel: str | None = None, limit: int | None = None) -> list[wire.Outage]:
@@ -111,7 +119,7 @@ class Client:
     def doctor(self, name: str | None = None) -> wire.Doctor:
         """Let the daemon take the whole road of one tunnel, or of each; takes up to 50 s. NotFoundError as with `tunnel`."""
         query = f"?{urlencode({'tunnel': name})}" if name is not None else ""
-        patient = Client(self.socket_path, max(self.timeout, DOCTOR_PATIENCE))
+        patient = self._patient(DOCTOR_PATIENCE)
         return patient._call(Call("GET", f"/v1/doctor{query}", wire.Doctor))
 
     def reload(self) -> dict[str, Any]:
@@ -180,7 +188,7 @@ class Client:
     ) -> wire.Asset:
         """Send a file and return its asset, which a workflow may mean by its id or by its name (`file_path`; default: that of the file).
         UsageError if it cannot be read or is too large, StateError (`disk_full`)."""
-        patient = Client(self.socket_path, max(self.timeout, UPLOAD_PATIENCE))
+        patient = self._patient(UPLOAD_PATIENCE)
         with form(Path(path), name, content_type) as (body, headers):
             call = Call("POST", "/api/v2/assets", wire.Asset)
             with patient._exchange(call, headers, body) as answer:
@@ -308,6 +316,10 @@ class Client:
                 told(latest)
         raise NotRunningError("The daemon has stopped while we waited.", hint=how_to_start())
 
+    def _patient(self, seconds: float) -> Client:
+        """The same client with more patience."""
+        return Client(self.socket_path, max(self.timeout, seconds), self._told_version)
+
     def _call(self, call: Call[T]) -> T:
         with self._exchange(call) as answer:
             return call.read(answer.status, answer.read())
@@ -350,6 +362,8 @@ class Client:
                         raise
                     # refused before all of it was sent: the answer says why
                 answer = Answer(connection, connection.getresponse())
+            if self._told_version is not None and (version := version_of(answer.server)) is not None:
+                self._told_version(version)
             if answer.status >= 400:
                 raise error_from(answer.status, answer.read())
             yield answer

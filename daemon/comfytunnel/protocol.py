@@ -98,6 +98,12 @@ def error_from(status: int, body: bytes) -> Error:
     return kind(found.message, hint=hint, code=found.code, details=details)
 
 
+def version_of(server: str) -> str | None:
+    """Return the daemon's version, from the header `Server` of an answer. None if it does not say one."""
+    version = server.removeprefix(wire.SERVER)
+    return version if version != server else None
+
+
 def decode(body: bytes, kind: type[T]) -> T:
     """Return the JSON `body` as `kind`. RemoteError when it is something else."""
     try:
@@ -105,7 +111,7 @@ def decode(body: bytes, kind: type[T]) -> T:
     except msgspec.DecodeError as error:
         raise RemoteError(
             f"The daemon's answer cannot be understood: {error}.",
-            hint="Client and daemon may be of different versions: restart the daemon after an upgrade.",
+            hint="Client and daemon may be of different versions: `comfytunnel restart` after an upgrade.",
         ) from error
 
 

@@ -51,6 +51,7 @@ class Answer:
         self._connection = connection
         self._response = response
         self.status = response.status
+        self.server = response.headers.get("Server", "")
 
     def read(self) -> bytes:
         with blame(self._connection.socket_path):

@@ -38,6 +38,9 @@ from comfytunnel.wirejobs import StatusEvent as StatusEvent
 from comfytunnel.wirejobs import StatusExtra as StatusExtra
 from comfytunnel.wirejobs import WaitsFor as WaitsFor
 
+SERVER = "comfytunnel/"
+"""What the header `Server` of every answer begins with; the daemon's version follows."""
+
 
 class Cause(msgspec.Struct, frozen=True):
     """Why something is not as the user wants it: a stable code, a sentence, the next step ("" where there is none)."""

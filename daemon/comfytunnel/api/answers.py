@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from comfytunnel import wire
+from comfytunnel import __version__, wire
 from comfytunnel.errors import ConfigError, Error, NotFoundError, RefusedError, UsageError
 from comfytunnel.peer import peer_uid
 
@@ -86,6 +86,11 @@ def refusal(error: Error) -> web.Response:
         details["problems"] = [dataclasses.asdict(problem) for problem in error.problems]
     envelope = wire.ErrorEnvelope(wire.ErrorBody(error.code_on_wire, error.message, details or None))
     return answer(envelope, status, {"Retry-After": str(RETRY_AFTER)} if status in (429, 503) else None)
+
+
+async def sign(request: web.Request, response: web.StreamResponse) -> None:
+    """Say the daemon's version in every answer, streams too, so that a client of another version can tell its user."""
+    response.headers["Server"] = f"{wire.SERVER}{__version__}"
 
 
 async def read_json(request: web.Request, kind: type[T]) -> T:

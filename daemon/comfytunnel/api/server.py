@@ -13,7 +13,7 @@ from typing import Self
 from aiohttp import web
 
 from comfytunnel.api import assets, doctor, jobs, metrics, outages, queue, stream, tunnels
-from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, owner_only
+from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, owner_only, sign
 from comfytunnel.api.context import CONTEXT, Context
 
 ROUTES: list[tuple[str, str, Handler]] = [
@@ -65,6 +65,7 @@ class Server:
         app[CONTEXT] = its
         for method, path, handler in ROUTES:
             app.router.add_route(method, path, handler)
+        app.on_response_prepare.append(sign)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_GRACE)
 
     async def __aenter__(self) -> Self:

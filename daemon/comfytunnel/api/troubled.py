@@ -15,7 +15,7 @@ from typing import Self
 from aiohttp import web
 
 from comfytunnel import __version__, wire
-from comfytunnel.api.answers import answer, errors_to_json, owner_only
+from comfytunnel.api.answers import answer, errors_to_json, owner_only, sign
 from comfytunnel.errors import StateError
 
 
@@ -31,6 +31,7 @@ class Troubled:
         app.router.add_get("/v1/health", self._health)
         app.router.add_get("/v1/status", self._status)
         app.router.add_route("*", "/{path:.*}", self._refuse)
+        app.on_response_prepare.append(sign)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 
     async def __aenter__(self) -> Self:

@@ -11,7 +11,7 @@ import typer
 
 from comfytunnel import paths
 from comfytunnel.cli import exits, render
-from comfytunnel.client import Client
+from comfytunnel.cli.daemons import connect
 from comfytunnel.errors import ConfigError
 from comfytunnel.printable import printable
 
@@ -66,7 +66,7 @@ def path(as_json: AsJson = False) -> None:
 @app.command("reload")
 def reload(as_json: AsJson = False) -> None:
     """Let the running daemon read its config again; a broken one changes nothing and is told."""
-    answer = Client().reload()
+    answer = connect().reload()
     if as_json:
         exits.tell(render.json_text(answer, indent=2))
         return

@@ -17,8 +17,8 @@ import typer
 
 from comfytunnel import paths, wire
 from comfytunnel.cli import exits, render
+from comfytunnel.cli.daemons import connect
 from comfytunnel.cli.jobs import AsJson
-from comfytunnel.client import Client
 from comfytunnel.errors import ConfigError, NotRunningError
 
 _STEP_WIDTH = 15  # "authentication" and a blank
@@ -33,7 +33,7 @@ def doctor(
 
     Exit code 0 when nothing fails, 1 when something does, 3 when no daemon runs (then only the config and the socket are looked at).
     """
-    client = Client()
+    client = connect()
     try:
         found = client.doctor(name)
     except NotRunningError as error:

@@ -10,7 +10,7 @@ import typer
 
 from comfytunnel import wire
 from comfytunnel.cli import exits, render
-from comfytunnel.client import Client
+from comfytunnel.cli.daemons import connect
 
 app = typer.Typer(help="Look at jobs and act on them.", rich_markup_mode=None)
 
@@ -44,7 +44,7 @@ def jobs_list(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, the newest first."""
-    client = Client()
+    client = connect()
     found: list[wire.Job] = []
     cursor: str | None = None
     while True:
@@ -65,7 +65,7 @@ def jobs_list(
 @app.command("show")
 def jobs_show(job_id: JobId, as_json: AsJson = False) -> None:
     """Show all about one job."""
-    job = Client().job(job_id)
+    job = connect().job(job_id)
     exits.tell(render.json_text(job, indent=2) if as_json else render.job_text(job, now()))
 
 
@@ -74,7 +74,7 @@ def jobs_wait(job_id: JobId, output: Folder = None, timeout: Timeout = None, as_
     """Follow a job to its end and print the paths of its files."""
     from comfytunnel.cli.run import wait_for
 
-    raise typer.Exit(wait_for(Client(), job_id, folder=output, as_json=as_json, timeout=timeout))
+    raise typer.Exit(wait_for(connect(), job_id, folder=output, as_json=as_json, timeout=timeout))
 
 
 @app.command("cancel")
@@ -82,7 +82,7 @@ def jobs_cancel(
     job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], as_json: AsJson = False
 ) -> None:
     """Cancel jobs. One that runs stops between two of its steps."""
-    client = Client()
+    client = connect()
     for job_id in job_ids:
         job = client.cancel(job_id)
         exits.tell(render.json_text(job) if as_json else render.job_line(job, now()))
@@ -93,7 +93,7 @@ def jobs_retry(
     job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], as_json: AsJson = False
 ) -> None:
     """Submit ended jobs once more, and print the ids of the new ones."""
-    client = Client()
+    client = connect()
     for job_id in job_ids:
         job = client.retry(job_id)
         exits.tell(render.json_text(job) if as_json else render.safe(job).id)
@@ -111,5 +111,5 @@ def queue(order: Order = None, as_json: AsJson = False) -> None:
     pause: ComfyUI gets no further jobs; new ones are accepted and wait. drain: none are accepted either, and once what is on the server has come
     home the instance can be destroyed; what waits stays. Both outlive the daemon.
     """
-    found = Client().queue(order)
+    found = connect().queue(order)
     exits.tell(render.json_text(found, indent=2) if as_json else render.queue_text(found, now()))

@@ -14,6 +14,7 @@ import typer
 
 from comfytunnel import __version__, wire
 from comfytunnel.cli import configs, doctor, exits, jobs, render, setups
+from comfytunnel.cli.daemons import connect
 from comfytunnel.cli.inputs import Inputs, with_files
 from comfytunnel.cli.jobs import AsJson, Folder, Timeout, now
 from comfytunnel.cli.trust import trust
@@ -112,7 +113,7 @@ def status(
     history: Annotated[bool, typer.Option("--history", help="Show the outages, the newest first.")] = False,
 ) -> None:
     """Say what state the tunnels are in, why, and what happens next."""
-    client = Client()
+    client = connect()
     if history:
         outages = client.outages(limit=None if as_json else OUTAGES_SHOWN)
         exits.tell(render.json_text(outages, indent=2) if as_json else render.history_text(outages))
@@ -176,7 +177,7 @@ def wait(
             for line in lines:
                 exits.say(line)
 
-    client = Client()
+    client = connect()
     try:
         _find_daemon(client, START_PATIENCE if timeout is None else min(timeout, START_PATIENCE))
         found = client.wait(name, until=goal, timeout=timeout, told=told)
@@ -219,7 +220,7 @@ def _find_daemon(client: Client, seconds: float) -> None:
 @app.command()
 def up(name: TunnelName = None, as_json: AsJson = False) -> None:
     """Bring a tunnel up and keep it up."""
-    client = Client()
+    client = connect()
     chosen = one_tunnel(client, name)
     _tell_tunnel(chosen, client.up(chosen), as_json)
 
@@ -227,7 +228,7 @@ def up(name: TunnelName = None, as_json: AsJson = False) -> None:
 @app.command()
 def down(name: TunnelName = None, as_json: AsJson = False) -> None:
     """Take a tunnel down until `up`."""
-    client = Client()
+    client = connect()
     chosen = one_tunnel(client, name)
     _tell_tunnel(chosen, client.down(chosen), as_json)
 
@@ -235,7 +236,7 @@ def down(name: TunnelName = None, as_json: AsJson = False) -> None:
 @app.command()
 def reconnect(name: TunnelName = None, as_json: AsJson = False) -> None:
     """Drop the link and make a new one at once."""
-    client = Client()
+    client = connect()
     chosen = one_tunnel(client, name)
     _tell_tunnel(chosen, client.reconnect(chosen), as_json)
 
@@ -251,7 +252,7 @@ def _tell_tunnel(name: str, tunnel: wire.Tunnel, as_json: bool) -> None:
 @app.command()
 def events(as_json: AsJson = False) -> None:
     """Show what happens as it happens, a line for each event, until Ctrl-C."""
-    _follow_events(Client(), as_json)
+    _follow_events(connect(), as_json)
 
 
 def _follow_events(client: Client, as_json: bool) -> None:
@@ -296,7 +297,7 @@ def run(
     """
     from comfytunnel.cli import run as runs
 
-    client = Client()
+    client = connect()
     code = runs.run(
         client,
         with_files(client, runs.read_workflow(workflow), inputs),
@@ -323,7 +324,7 @@ def submit(
     """Hand over a workflow and print the job's id; it runs when a tunnel is there."""
     from comfytunnel.cli.run import read_workflow
 
-    client = Client()
+    client = connect()
     graph = with_files(client, read_workflow(workflow), inputs)
     job = client.submit(graph, tunnel=tunnel, label=label, priority=priority, ttl=ttl, fail_fast=fail_fast)
     exits.tell(render.json_text(job, indent=2) if as_json else render.safe(job).id)

@@ -11,7 +11,7 @@ import typer
 from comfytunnel import paths
 from comfytunnel.cli import exits, render
 from comfytunnel.cli.asking import asker
-from comfytunnel.client import Client
+from comfytunnel.cli.daemons import connect
 from comfytunnel.errors import NotRunningError, UsageError
 from comfytunnel.printable import printable
 
@@ -80,7 +80,7 @@ def _one_line(words: list[str]) -> str:
 def _tell_daemon(path: Path) -> str | None:
     """Have the daemon read its config again if that is `path`. Returns the path it reads; None: no daemon answers."""
     try:
-        client = Client()
+        client = connect()
         reads = client.status().config
         if Path(reads).resolve() == path.resolve():
             client.reload()

@@ -14,8 +14,8 @@ import typer
 from comfytunnel import wire
 from comfytunnel.cli import exits, render
 from comfytunnel.cli.asking import asker
+from comfytunnel.cli.daemons import connect
 from comfytunnel.cli.tunnels import TunnelName, one_tunnel
-from comfytunnel.client import Client
 from comfytunnel.errors import Error, RefusedError, UsageError
 from comfytunnel.printable import printable
 
@@ -41,7 +41,7 @@ def trust(
             f"{fingerprint!r} is not a fingerprint as ssh shows it.",
             hint="It looks like SHA256:..., 43 characters.",
         )
-    client = Client()
+    client = connect()
     chosen = one_tunnel(client, name)
     seen = None if fingerprint else client.trust(chosen)
     if seen is not None:

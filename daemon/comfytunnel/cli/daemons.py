@@ -1,0 +1,22 @@
+"""The daemon that a command talks to: the client of this user's control socket, made in one place, so that every command tells a mismatch of versions."""
+
+from __future__ import annotations
+
+from comfytunnel import __version__
+from comfytunnel.cli import exits
+from comfytunnel.client import Client
+
+
+def connect() -> Client:
+    """Return a client that says once, on stderr, if the daemon is of another version than this command."""
+    warned = False
+
+    def told(version: str) -> None:
+        nonlocal warned
+        if version != __version__ and not warned:
+            warned = True
+            exits.say(
+                f"warning: the daemon is comfytunnel {version}, and this command is {__version__}: run `comfytunnel restart`."
+            )
+
+    return Client(told_version=told)
