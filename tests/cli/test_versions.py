@@ -14,9 +14,7 @@ from tests.api.conftest import WORKFLOW, Api
 from tests.cli.conftest import Cli
 
 CLI = Path(__file__).parents[2] / "daemon" / "comfytunnel" / "cli"
-WARNING = (
-    f"warning: the daemon is comfytunnel 0.0.9, and this command is {__version__}: run `comfytunnel restart`.\n"
-)
+WARNING = f"warning: the daemon is comfytunnel 0.0.9, and this command is {__version__}: run `comfytunnel restart`.\n"
 
 
 @pytest.fixture
