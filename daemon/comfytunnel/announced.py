@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from comfytunnel import wire
 from comfytunnel.comfy.health import Report, State
 from comfytunnel.jobs.model import Waits
-from comfytunnel.tunnel.door import Door, Doorway
+from comfytunnel.tunnel.bound import Doorway
+from comfytunnel.tunnel.door import Door
 from comfytunnel.tunnel.machine import ALIVE, PAUSED
 from comfytunnel.tunnel.outages import Ledger
 from comfytunnel.tunnel.state import Cause, Code, Phase, Tunnel

@@ -34,6 +34,7 @@ from comfytunnel.opening import open_store
 from comfytunnel.roster import Roster
 from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.watch.world import World
+from comfytunnel.weblistener import WebListener
 
 if TYPE_CHECKING:
     from comfytunnel.tunnel.look import Look
@@ -141,13 +142,16 @@ class _Daemon:
             doctor=self.doctor,
             config=str(self._path),
             started_at=datetime.now(UTC),
+            web=lambda: self._web.view(),
         )
+        self._web = WebListener(context, self._listeners, group, self._tunnels.poke)
         if store.notice:
             self._lasting = wire.Cause("state_broken", store.notice)
             self._tunnels.trouble(self._lasting)
         if loaded:
             self._loaded = loaded
-            await self._tunnels.apply(loaded.tunnels)
+            await self._tunnels.apply(loaded.tunnels, loaded.web.listen)
+            self._web.serve(loaded.web)
         if broken:
             self._complain(broken)
         async with Server(context, listener):
@@ -168,6 +172,8 @@ class _Daemon:
             logger.info("stopping")
             self._notifier.stopping()
             context.closing.set(True)
+            web = group.create_task(self._web.leave(), name="web/end")
+        await asyncio.wait([web])
         await end(others)
         await self._tunnels.stop()
 
@@ -180,7 +186,9 @@ class _Daemon:
         except ConfigError as error:
             logger.warning("config", message=error.message, hint=error.hint, kept="the config before")
             raise
-        done = await self._tunnels.apply(loaded.tunnels)
+        await self._web.leave(loaded.web)
+        done = await self._tunnels.apply(loaded.tunnels, loaded.web.listen)
+        self._web.serve(loaded.web)
         self._scheduler.apply(_settings(loaded.jobs))
         self._assets.max_upload = loaded.jobs.max_upload_mb * 10**6
         log.setup(loaded.log.level, loaded.log.format)

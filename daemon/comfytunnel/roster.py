@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from comfytunnel import wire
 from comfytunnel.comfy.client import Client
-from comfytunnel.config import TunnelConfig, Unix
+from comfytunnel.config import Endpoint, TunnelConfig, Unix
 from comfytunnel.ending import end
 from comfytunnel.errors import Error, NotFoundError, RefusedError
 from comfytunnel.feed import Feed
@@ -156,19 +156,24 @@ class Roster:
                 self._start(name)
             self.loaded.set()
 
-    async def apply(self, configs: Mapping[str, TunnelConfig]) -> dict[str, list[str]]:
-        """Make the tunnels those of `configs`. Returns names under added, removed, changed; the rest is not disturbed."""
+    async def apply(
+        self, configs: Mapping[str, TunnelConfig], besides: Collection[Endpoint] = ()
+    ) -> dict[str, list[str]]:
+        """Make the tunnels those of `configs`. Returns names under added, removed, changed; the rest is not disturbed. `besides`: addresses
+        that are wanted too, by others."""
         async with self._changing:
-            return await self._apply(configs)
+            return await self._apply(configs, besides)
 
-    async def _apply(self, configs: Mapping[str, TunnelConfig]) -> dict[str, list[str]]:
+    async def _apply(
+        self, configs: Mapping[str, TunnelConfig], besides: Collection[Endpoint]
+    ) -> dict[str, list[str]]:
         done: dict[str, list[str]] = {"added": [], "removed": [], "changed": []}
         for name in [name for name in self._configs if name not in configs]:
             await self._scheduler.remove_place(name)
             await self._stop(name)
             del self._configs[name], self._places[name]
             done["removed"].append(name)
-        self._listeners.retain({endpoint for new in configs.values() for endpoint in new.listen})
+        self._listeners.retain({*besides, *(endpoint for new in configs.values() for endpoint in new.listen)})
         for name, new in configs.items():
             old = self._configs.get(name)
             if old == new:

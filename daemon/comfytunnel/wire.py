@@ -139,8 +139,15 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     counters: Counters
 
 
+class Web(msgspec.Struct, frozen=True):
+    """The API on a loopback port: where it listens, and what keeps it from that (`port_in_use`)."""
+
+    listen: list[str]
+    cause: Cause | None = None
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """`cause` is the daemon's own trouble (a broken config, a broken database); tunnels carry theirs."""
+    """`cause` is the daemon's own trouble (a broken config, a broken database); tunnels carry theirs, and so does `web` (null: off)."""
 
     version: str
     pid: int
@@ -150,6 +157,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     tunnels: dict[str, Tunnel] = {}
     jobs: JobCounts = JobCounts()
     queue: Queue | None = None
+    web: Web | None = None
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from comfytunnel.config import Tcp, Unix
-from comfytunnel.tunnel import door, listeners
+from comfytunnel.tunnel import bound, listeners
 from comfytunnel.tunnel.holder import holder_of
 from comfytunnel.tunnel.state import Code
 from tests.fakes.sshd import Sshd, free_port
@@ -96,7 +96,7 @@ sock.bind(("127.0.0.1", int(sys.argv[1]))); sock.listen(); print("ready", flush=
 async def test_a_port_that_is_taken_names_who_has_it_and_is_taken_over_when_it_is_free(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "BIND_AGAIN", 0.05)
+    monkeypatch.setattr(bound, "BIND_AGAIN", 0.05)
     port = free_port()
     holder = await asyncio.create_subprocess_exec(
         sys.executable, "-c", HOLDER, str(port), stdout=asyncio.subprocess.PIPE

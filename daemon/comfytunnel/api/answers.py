@@ -26,8 +26,13 @@ RETRY_AFTER = 5  # seconds; said with each 429 and 503 that knows no better
 STATUS = {
     "invalid_json": 400,
     "bad_request": 400,
+    "unauthorized": 401,
     "forbidden": 403,
     "browser_refused": 403,
+    "host_refused": 403,
+    "origin_refused": 403,
+    "site_refused": 403,
+    "other_user": 403,
     "host_key_revoked": 403,
     "not_found": 404,
     "tunnel_not_found": 404,
@@ -61,6 +66,13 @@ STATUS = {
 }
 """Every code that an answer may carry, and its HTTP status. docs/api.md explains them in the same order."""
 
+_BESIDE = {
+    401: {"WWW-Authenticate": "Bearer"},
+    429: {"Retry-After": str(RETRY_AFTER)},
+    503: {"Retry-After": str(RETRY_AFTER)},
+}
+"""Headers that a status wants."""
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
 _log = structlog.get_logger("comfytunnel.api")
@@ -85,7 +97,7 @@ def refusal(error: Error) -> web.Response:
         details["source"] = error.source
         details["problems"] = [dataclasses.asdict(problem) for problem in error.problems]
     envelope = wire.ErrorEnvelope(wire.ErrorBody(error.code_on_wire, error.message, details or None))
-    return answer(envelope, status, {"Retry-After": str(RETRY_AFTER)} if status in (429, 503) else None)
+    return answer(envelope, status, _BESIDE.get(status))
 
 
 async def sign(request: web.Request, response: web.StreamResponse) -> None:

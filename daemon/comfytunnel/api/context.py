@@ -68,7 +68,7 @@ class Outages(Protocol):
 class Context:
     """`config`: the path of the config file. `reload` reads it again and says what changed; it raises ConfigError and changes nothing.
 
-    `doctor` examines one tunnel, or all of them; it raises NotFoundError as `Tunnels` does, and takes up to a minute.
+    `web`: where the API is served over TCP. `doctor` examines one tunnel, or all of them; it raises NotFoundError as `Tunnels` does, and takes up to a minute.
     `closing` turns true when the daemon stops: every stream ends at once.
     """
 
@@ -81,15 +81,22 @@ class Context:
     doctor: Callable[[str | None], Awaitable[wire.Doctor]]
     config: str
     started_at: datetime
+    web: Callable[[], wire.Web | None] = lambda: None
     closing: Feed[bool] = field(default_factory=lambda: Feed(False))
     streams: set[object] = field(default_factory=set)
 
 
 CONTEXT = web.AppKey("context", Context)
+TCP = web.AppKey("tcp", bool)
+"""Whether the application is served over TCP: to programs and pages that are trusted less."""
 
 
 def context(request: web.Request) -> Context:
     return request.app[CONTEXT]
+
+
+def over_tcp(request: web.Request) -> bool:
+    return request.app.get(TCP, False)
 
 
 def origin(request: web.Request) -> str:

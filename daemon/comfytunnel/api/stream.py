@@ -156,9 +156,13 @@ async def _tell_jobs(stream: Stream, its: Context, base: str, seen: int) -> int:
 
 
 async def _tell_tunnels(stream: Stream, its: Context, told: wire.Status, seen: int) -> wire.Status:
-    """Send each tunnel that has changed; all anew when tunnels have come or gone, or the daemon's own trouble or the queue has changed."""
-    now, cause = all_tunnels(its), its.tunnels.cause()
-    if now.keys() != told.tunnels.keys() or cause != told.cause or await _queue_changed(its, told.queue):
+    """Send each tunnel that has changed; all anew when tunnels have come or gone, or the daemon's own trouble, the queue or `web` has changed."""
+    now, ours = all_tunnels(its), (its.tunnels.cause(), its.web())
+    if (
+        now.keys() != told.tunnels.keys()
+        or ours != (told.cause, told.web)
+        or await _queue_changed(its, told.queue)
+    ):
         told = await snapshot(its)
         await stream.send("status", told, seen)
         return told

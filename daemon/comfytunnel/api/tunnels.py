@@ -30,6 +30,7 @@ async def snapshot(its: Context) -> wire.Status:
             **{status.value: number for status, number in (await its.store.counts()).items()}
         ),
         queue=await queue.state(its),
+        web=its.web(),
     )
 
 

@@ -90,6 +90,10 @@ def status_text(status: wire.Status, now: datetime, stuck: Sequence[wire.Job] = 
     lines += ["", f"jobs       {_counts(status.jobs)}"]
     if status.queue is not None and status.queue.state != "open":
         lines.append(f"queue      {queue_text(status.queue, now)}")
+    if status.web is not None:
+        lines.append(f"api        {', '.join(status.web.listen) or 'not there yet'}")
+        if status.web.cause is not None:
+            lines += [f"  why      {status.web.cause.message}", *_hint(status.web.cause.hint, 11)]
     for job in stuck:
         waits = waits_of(safe(job))
         if waits is not None:

@@ -1,48 +1,34 @@
 """The local listener, open through every reconnect. It holds callers while there is no link.
 
-The door asks only whether there is a link, never how ComfyUI feels. A port that is taken is a cause and is tried again every
-5 s; one address in trouble does not close the other. Accepting ends first on stop; open calls get a moment to finish. What one
-caller goes through is in caller.py.
+The door asks only whether there is a link, never how ComfyUI feels. Accepting ends first on stop; open calls get a moment to finish.
+Where it listens is bound.py's, what one caller goes through caller.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
-from comfytunnel.config import Endpoint, Tcp
+from comfytunnel.config import Endpoint
 from comfytunnel.feed import Feed
+from comfytunnel.tunnel.bound import Bound, Doorway
 from comfytunnel.tunnel.caller import Caller
 from comfytunnel.tunnel.driver import View
 from comfytunnel.tunnel.framing import Refusal
 from comfytunnel.tunnel.guard import STRICT, Rules
-from comfytunnel.tunnel.holder import holder_of
-from comfytunnel.tunnel.listeners import BACKLOG, Listeners
+from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.tunnel.owner import SocketTable
-from comfytunnel.tunnel.state import Cause, Code
 
 log = structlog.get_logger(__name__)
 
-BIND_AGAIN = 5.0  # seconds between tries for a port that is taken
 CALLERS_MOST = 4096  # open callers; more is a runaway program, and each may hold memory
 STREAMING = 2.0  # seconds since a large read in which a transfer counts as going on
 STOP_GRACE = 1.2  # seconds that open calls get on stop; the whole has 2, on a busy machine too
-_ARRIVAL_TURNS = 3  # of the loop from accept() to connection_made (3.11-3.13); a server that is closed between drops the caller
 REFUSALS_TOLD = 100  # distinct refusals that are logged, once each: a page can invent as many as it likes
-
-
-@dataclass(frozen=True, slots=True)
-class Doorway:
-    """What is bound now, and what keeps the rest from being bound."""
-
-    listening: tuple[str, ...] = ()
-    cause: Cause | None = None
 
 
 @dataclass(slots=True)
@@ -80,15 +66,15 @@ class Door:
         self.tally = Tally()
         self.bulk_at = float("-inf")
         self.sockets = SocketTable()
-        self.state: Feed[Doorway] = Feed(Doorway())
-        self._endpoints = endpoints
-        self._listeners = listeners
+        self._bound = Bound(name, endpoints, listeners, partial(Caller, self))
         self._on_held = on_held
         self._callers: set[Caller] = set()
         self._held: set[Caller] = set()
         self._told: set[Refusal] = set()
-        self._causes: dict[Endpoint, Cause] = {}
-        self._servers: dict[Endpoint, asyncio.Server] = {}
+
+    @property
+    def state(self) -> Feed[Doorway]:
+        return self._bound.state
 
     @property
     def streaming(self) -> bool:
@@ -111,70 +97,11 @@ class Door:
     async def run(self) -> None:
         """Bind what can be bound, keep trying for the rest, serve until cancelled."""
         try:
-            async with asyncio.TaskGroup() as group:
-                for endpoint in self._endpoints:
-                    group.create_task(self._keep_bound(endpoint), name=f"{self.name}/bind {endpoint}")
-                await asyncio.Event().wait()  # until cancelled: the listeners work by callbacks
+            await self._bound.run()
         finally:
-            await self._end_accepting()
+            await self._bound.end_accepting()
             await self._let_out()
             self.sockets.close()
-
-    async def _keep_bound(self, endpoint: Endpoint) -> None:
-        while True:
-            try:
-                listener = self._listeners.open(endpoint)
-            except OSError as error:
-                cause = await asyncio.to_thread(_why, endpoint, error)
-                if cause is None:
-                    return  # this machine has no such address family: the other one serves
-                if cause != self._causes.get(endpoint):
-                    log.warning(
-                        "port",
-                        tunnel=self.name,
-                        cause=cause.code.value,
-                        message=cause.message,
-                        hint=cause.hint,
-                    )
-                self._announce(endpoint, cause)
-                await asyncio.sleep(BIND_AGAIN)
-            else:
-                await self._serve(endpoint, listener)
-                return
-
-    async def _serve(self, endpoint: Endpoint, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        factory = partial(Caller, self)
-        # For paths too: create_unix_server removes the file at its close (3.13), under the feet of whoever serves it next.
-        # Started once it is ours to close: the call below is a point where we may be cancelled.
-        server = await loop.create_server(factory, sock=listener, backlog=BACKLOG, start_serving=False)
-        self._servers[endpoint] = server
-        await server.start_serving()
-        self._announce(endpoint, None)
-
-    async def _end_accepting(self) -> None:
-        """From here on callers wait in the backlog, for the door or the process that comes after us; nobody is lost between."""
-        loop = asyncio.get_running_loop()
-        for server in self._servers.values():
-            for sock in server.sockets:
-                loop.remove_reader(sock.fileno())
-        for _ in range(_ARRIVAL_TURNS):
-            await asyncio.sleep(0)
-        for server in self._servers.values():
-            server.close()
-
-    def _announce(self, endpoint: Endpoint, cause: Cause | None) -> None:
-        self._causes.pop(endpoint, None)
-        if cause is not None:
-            self._causes[endpoint] = cause
-        listening = tuple(self._address(bound) for bound in self._endpoints if bound in self._servers)
-        self.state.set(Doorway(listening, next(iter(self._causes.values()), None)))
-
-    def _address(self, endpoint: Endpoint) -> str:
-        """Where a bound endpoint is reached: for port 0 the one that the kernel chose."""
-        if not isinstance(endpoint, Tcp):
-            return str(endpoint)
-        return str(Tcp(endpoint.host, self._servers[endpoint].sockets[0].getsockname()[1]))
 
     # --- callers ----------------------------------------------------------------------------------------------------
 
@@ -223,27 +150,3 @@ class Door:
             await asyncio.wait(endings, timeout=STOP_GRACE)
         for caller in list(self._callers):
             caller.reset()
-
-
-def _why(endpoint: Endpoint, error: OSError) -> Cause | None:
-    """What a failed bind means; None if it is only an address family that this machine does not have."""
-    if (
-        error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-        and isinstance(endpoint, Tcp)
-        and ":" in endpoint.host
-    ):
-        return None
-    cause = Cause(Code.PORT_IN_USE, f"{endpoint}: {error.strerror}.")
-    if error.errno != errno.EADDRINUSE or not isinstance(endpoint, Tcp):
-        return replace(cause, advice="Choose another `listen` in the config.")
-    holder = holder_of(endpoint.port)
-    if holder is None:
-        return replace(
-            cause,
-            advice=f"Find it with `ss -ltnp 'sport = {endpoint.port}'`; once it is stopped I take over by myself.",
-        )
-    return replace(
-        cause,
-        detail=f"{endpoint} is held by process {holder}.",
-        advice=f"Stop it (kill {holder.split()[0]}), I take over by myself.",
-    )

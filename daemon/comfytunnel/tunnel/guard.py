@@ -17,7 +17,8 @@ from comfytunnel.tunnel.framing import Head, Reader, Refusal
 
 _RETRY_AFTER = 5  # seconds
 _SHOWN = 120  # characters of a page's own words in a message
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?")
+_HTTP_PORT = 80  # what a Host without a port means
 _LOOPBACK = re.compile(
     r"localhost|\[::1\]|127(?:\.[0-9]{1,3}){3}"
 )  # what `listen` can be; addresses cannot be rebound
@@ -35,12 +36,14 @@ OTHER_USER = Refusal(
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """As in the config, in lower case. `navigation`: a link from anywhere may open a page at top level (never a POST)."""
+    """As in the config, in lower case. `navigation`: a link from anywhere may open a page at top level (never a POST). `port`: the one that
+    Host must name, None for any (a forwarded port may be reached under several)."""
 
     allowed_hosts: frozenset[str] = frozenset()
     allowed_origins: frozenset[str] = frozenset()
     allow_other_users: bool = False
     navigation: bool = True
+    port: int | None = None
 
 
 STRICT = Rules()
@@ -59,7 +62,11 @@ def judge(rules: Rules, head: Head) -> Refusal | None:
             return Refusal(400, "bad_request", f"The request has more than one {name} field.")
     host, origin, site = (_one(head, name) for name in ("host", "origin", "sec-fetch-site"))
     if host is None:
-        if head.minor == 0 and not any(name == "origin" or name.startswith("sec-fetch-") for name in fields):
+        if (
+            head.minor == 0
+            and rules.port is None
+            and not any(name == "origin" or name.startswith("sec-fetch-") for name in fields)
+        ):
             return _target(head, None)  # old programs; no browser is one
         return Refusal(400, "bad_request", "The request has no Host field.")
     return (
@@ -79,7 +86,11 @@ def _host(rules: Rules, host: str) -> Refusal | None:
     match = _HOST.fullmatch(host)
     name = match[1] if match else ""
     if name and (_LOOPBACK.fullmatch(name) or name in rules.allowed_hosts or host in rules.allowed_hosts):
-        return None
+        if match is None or rules.port in (None, int(match[2] or _HTTP_PORT)):
+            return None
+        return Refusal(
+            403, "host_refused", f"The request is for {_shown(host)}, and this is port {rules.port}."
+        )
     return Refusal(
         403,
         "host_refused",
@@ -118,7 +129,7 @@ def _origin(rules: Rules, host: str, origin: str | None) -> Refusal | None:
     return Refusal(
         403,
         "origin_refused",
-        f"The request comes from a web page of {_shown(origin)}, not from ComfyUI's own at http://{_shown(host)}.",
+        f"The request comes from a web page of {_shown(origin)}, not from the one at http://{_shown(host)}.",
         "If that page is yours, add its origin to `allowed_origins` in the config.",
     )
 
@@ -136,7 +147,7 @@ def _site(rules: Rules, head: Head, origin: str | None, site: str | None) -> Ref
     return Refusal(
         403,
         "site_refused",
-        f"The request comes from a web page of elsewhere (Sec-Fetch-Site: {_shown(site)}), not from ComfyUI's own.",
+        f"The request comes from a web page of elsewhere (Sec-Fetch-Site: {_shown(site)}).",
         "Open localhost in the address bar; if the page is yours, let it send its Origin and add that to `allowed_origins`.",
     )
 

@@ -1,0 +1,171 @@
+"""The API on a loopback port, for programs that speak no Unix socket and for browsers: a part of the routes, behind a guard.
+
+The law: nothing is served here that the table does not name, nothing to a caller that the guard or the token turns away, and nothing that
+a browser could take for something else. Who may pass is decided by the Guard that app.py hands in; where it listens is the app's too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hmac
+import socket
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from aiohttp import web
+
+from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, refusal
+from comfytunnel.api.context import CONTEXT, TCP, Context
+from comfytunnel.api.server import ROUTES, STOP_GRACE
+from comfytunnel.errors import Error, RefusedError, UsageError
+from comfytunnel.feed import Feed
+
+V1 = frozenset(
+    {
+        ("GET", "/v1/status"),
+        ("GET", "/v1/events"),
+        ("GET", "/v1/outages"),
+        ("POST", "/v1/queue/pause"),
+        ("POST", "/v1/queue/resume"),
+        ("POST", "/v1/queue/drain"),
+    }
+)
+"""What of /v1 may be reached; never trust, reload, up or down."""
+
+CALLERS_MOST = 1024  # open connections
+IDLE = 75.0  # seconds after which a connection that asks nothing is closed
+STRANGER = 2.0  # seconds that a caller of another user has to read why it is turned away
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""On each answer that does not say otherwise itself."""
+
+
+class Guard(Protocol):
+    """Who may pass. Both return what is to be answered instead, None for who may."""
+
+    def stranger(self, sock: socket.socket) -> Error | None:
+        """Asked once for each connection."""
+
+    def wrong(
+        self, method: str, target: str, minor: int, fields: Mapping[str, Sequence[str]]
+    ) -> Error | None:
+        """Asked for each request; names of fields in lower case."""
+
+
+class TcpApi:
+    """The API for whoever accepts connections: `async with`, then call it for the protocol of each.
+
+    `token` may be replaced at any time; "" means that everybody whom the guard lets pass is served.
+    """
+
+    def __init__(self, its: Context, guard: Guard, token: str) -> None:
+        self.token = token
+        self.open: set[_Connection] = set()
+        self.guard = guard
+        # Streams over TCP end when this listener does, not only with the daemon.
+        self._context = dataclasses.replace(its, closing=Feed(False))
+        app = web.Application(
+            client_max_size=BODY_LIMIT, middlewares=[errors_to_json, self._guarded, self._with_token]
+        )
+        app[CONTEXT], app[TCP] = self._context, True
+        app.on_response_prepare.append(_harden)
+        for method, path, handler in ROUTES:
+            if path.startswith("/api/v2/") or (method, path) in V1:
+                app.router.add_route(method, path, handler)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_GRACE)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the streams at once, let the rest finish within STOP_GRACE."""
+        self._context.closing.set(True)
+        await self._runner.cleanup()
+
+    def __call__(self) -> asyncio.Protocol:
+        server = self._runner.server
+        if server is None:
+            raise RuntimeError("TcpApi is not entered")
+        return _Connection(self, server)
+
+    @web.middleware
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        connection = request.protocol
+        stranger = connection.stranger if isinstance(connection, _Connection) else None
+        fields = {name.lower(): request.headers.getall(name) for name in request.headers}
+        wrong = stranger or self.guard.wrong(request.method, request.raw_path, request.version.minor, fields)
+        if wrong is not None:
+            raise wrong
+        return await handler(request)
+
+    @web.middleware
+    async def _with_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if self.token and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
+            raise RefusedError(
+                "This port wants the token of the config.",
+                hint="Send the header `Authorization: Bearer TOKEN`; TOKEN is `[web] token` in the config.",
+                code="unauthorized",
+            )
+        return await handler(request)
+
+
+async def _harden(_request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+class _Connection(web.RequestHandler):
+    """One caller, as aiohttp serves it."""
+
+    __slots__ = ("_api", "stranger")
+
+    def __init__(self, api: TcpApi, server: web.Server) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # off, as web.AppRunner passes it
+            keepalive_timeout=IDLE,
+        )
+        self._api = api
+        self.stranger: Error | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._api.open.add(self)
+        sock = transport.get_extra_info("socket")
+        self.stranger = self._api.guard.stranger(sock)
+        if len(self._api.open) > CALLERS_MOST:
+            self.force_close()
+        elif self.stranger is not None:
+            asyncio.get_running_loop().call_later(STRANGER, self.force_close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._api.open.discard(self)
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is no HTTP gets the same envelope as everything else; it never reaches the application."""
+        if status >= 500:
+            return super().handle_error(request, status, exc, message)
+        answer = refusal(UsageError("The request cannot be read as HTTP.", code="bad_request"))
+        answer.headers.update(HEADERS)
+        answer.force_close()
+        return answer
