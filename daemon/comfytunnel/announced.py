@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 from comfytunnel import wire
 from comfytunnel.comfy.health import Report, State
 from comfytunnel.jobs.model import Waits
@@ -78,6 +80,22 @@ def tunnel(
             down_seconds=round(ledger.down_seconds(now), 3),
         ),
     )
+
+
+def together(earlier: wire.Counters, present: wire.Counters) -> wire.Counters:
+    """The counters of a tunnel that was built anew: what is counted goes on, what is now (`open`, `channels`, `held`) is of the present one."""
+    codes = {*earlier.reconnects, *present.reconnects}
+    return msgspec.structs.replace(
+        present,
+        **{name: getattr(earlier, name) + getattr(present, name) for name in _COUNTED},
+        reconnects={
+            code: earlier.reconnects.get(code, 0) + present.reconnects.get(code, 0) for code in codes
+        },
+        down_seconds=round(earlier.down_seconds + present.down_seconds, 3),
+    )
+
+
+_COUNTED = ("links", "callers", "lost", "refused", "bytes_in", "bytes_out")
 
 
 def _next(record: Tunnel, why: Cause | None, now: float) -> wire.Next | None:

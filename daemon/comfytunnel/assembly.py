@@ -69,13 +69,15 @@ class Assembly:
         busy: Callable[[], bool],
         on_change: Callable[[], None],
         on_outage: Callable[[wire.Outage], None],
+        earlier: wire.Counters,
     ) -> None:
-        """`on_outage` hears of each outage when it has ended."""
+        """`on_outage` hears of each outage when it has ended. `earlier`: what was counted before the tunnel was built anew."""
         self.config = config
         self._place = place
         self._resolver = resolver
         self._on_change = on_change
         self._on_outage = on_outage
+        self._earlier = earlier
         self._ledger = Ledger()
         self._since = datetime.now(UTC)
         self._ssh = wire.Ssh(host=config.host, port=config.port, user=config.user)
@@ -274,7 +276,7 @@ class Assembly:
 
     def status(self) -> wire.Tunnel:
         """The whole of it, for GET /v1/status."""
-        return announced.tunnel(
+        found = announced.tunnel(
             self._driver.view.value.tunnel,
             self._door,
             self._health.state.value,
@@ -284,6 +286,7 @@ class Assembly:
             ssh=self._ssh,
             now=_now(),
         )
+        return msgspec.structs.replace(found, counters=announced.together(self._earlier, found.counters))
 
     def patient(self) -> Patient:
         """What the doctor may look at."""

@@ -51,6 +51,7 @@ class Roster:
         self._wanted: dict[str, bool] = {}
         self._places: dict[str, Place] = {}
         self._assemblies: dict[str, Assembly] = {}
+        self._counted: dict[str, wire.Counters] = {}  # by assemblies that others have taken the place of
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._make: Any = None  # the module that is heavy to import, once it is there
         self._resolver: Any = None
@@ -78,7 +79,7 @@ class Roster:
             listen=[],
             remote=str(found.remote),
             ssh=wire.Ssh(host=found.host, port=found.port, user=found.user),
-            counters=wire.Counters(),
+            counters=self._counted.get(name, wire.Counters()),
         )
 
     def outage(self, name: str) -> wire.Outage | None:
@@ -172,6 +173,7 @@ class Roster:
             await self._scheduler.remove_place(name)
             await self._stop(name)
             del self._configs[name], self._places[name]
+            self._counted.pop(name, None)
             done["removed"].append(name)
         self._listeners.retain({*besides, *(endpoint for new in configs.values() for endpoint in new.listen)})
         for name, new in configs.items():
@@ -209,6 +211,7 @@ class Roster:
             busy=lambda: self._scheduler.demand.value.get(name, 0) > 0,
             on_change=self.poke,
             on_outage=self._on_outage,
+            earlier=self._counted.get(name, wire.Counters()),
         )
         self._assemblies[name] = assembly
         self._world.add(name, assembly)
@@ -222,14 +225,16 @@ class Roster:
     async def _stop(self, *names: str) -> None:
         """End these tunnels at once: our own calls first, then the doors, each with its moment for the calls of others."""
         tasks = []
+        stopped = {name: self._assemblies.pop(name) for name in names if name in self._assemblies}
         for name in names:
-            self._assemblies.pop(name, None)
             self._world.remove(name)
             if name in self._places:
                 await self._places[name].client.close()
             if name in self._tasks:
                 tasks.append(self._tasks.pop(name))
         await end(tasks)
+        for name, assembly in stopped.items():
+            self._counted[name] = assembly.status().counters
 
     async def stop(self) -> None:
         """End all of them."""

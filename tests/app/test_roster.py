@@ -17,7 +17,8 @@ from comfytunnel.notify import Notifier
 from comfytunnel.roster import Roster
 from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.watch.world import World
-from tests.app.world import workflow
+from tests.app.world import DEADLINE, workflow
+from tests.app.world import World as WholeRoad
 from tests.fakes.sshd import free_port
 
 
@@ -77,3 +78,19 @@ async def test_a_job_that_waited_before_the_tunnel_was_there_counts_as_demand(tm
             await made.load()
             driver = made._assemblies["a"]._driver
             await driver.view.until(lambda view: view.tunnel.waiting)
+
+
+async def test_counters_go_on_when_the_tunnel_is_built_anew_for_another_port(world: WholeRoad) -> None:
+    await world.start()
+    assert (await world.fetch())[0] == 200
+    before = (await world.ask(lambda: world.client.tunnel("default"))).counters
+    world.port = free_port()
+    world.write_config()
+    assert (await world.ask(world.client.reload))["changed"] == ["default"]
+    await world.ask(lambda: world.client.wait(timeout=DEADLINE))
+    assert (await world.fetch())[0] == 200
+    after = (await world.ask(lambda: world.client.tunnel("default"))).counters
+    assert after.links == before.links + 1
+    assert after.callers > before.callers
+    assert after.bytes_in > before.bytes_in
+    assert after.open <= 2, "those of the door before have gone"
