@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -298,39 +297,6 @@ async def test_submit_prints_the_id_alone(api: Api, cli: Cli) -> None:
     job = await api.store.get(ran.out.strip())
     assert job is not None
     assert (job.label, job.priority, job.tunnel) == ("x", 7, "default")
-
-
-GOOD = '[tunnels.default]\nhost = "h"\nport = 1\n[web]\ntoken = "very-secret-token-0123456789"\n'
-
-
-async def test_config_check_names_every_mistake(alone: Cli) -> None:
-    path = alone.folder / "config.toml"
-    path.write_text('[tunnels.default]\nhost = "h"\nport = 99999\nkeepalive_intervall = 3\n')
-    ran = await alone("config", "check")
-    assert ran.code == 2
-    assert "2 mistakes" in ran.err
-    assert "tunnels.default.port" in ran.err
-    found: dict[str, Any] = json.loads((await alone("config", "check", "--json")).out)
-    assert (found["ok"], len(found["problems"])) == (False, 2)
-
-
-async def test_config_show_hides_the_token_and_path_says_where(alone: Cli) -> None:
-    path = alone.folder / "config.toml"
-    path.write_text(GOOD)
-    path.chmod(0o600)
-    assert (await alone("config", "check")).code == 0
-    shown = await alone("config", "show")
-    assert shown.code == 0, shown.err
-    assert "very-secret" not in shown.out + (await alone("config", "show", "--json")).out
-    values = tomllib.loads(shown.out.replace("null", '"null"'))
-    assert values["tunnels"]["default"]["keepalive_interval"] == 15
-    assert (await alone("config", "path")).out == f"{path}\n"
-
-
-async def test_config_reload_says_what_changed_or_what_is_wrong(api: Api, cli: Cli) -> None:
-    ran = await cli("config", "reload")
-    assert (ran.code, ran.out) == (0, "reloaded config.toml: [log]\n")
-    assert json.loads((await cli("config", "reload", "--json")).out)["added"] == []
 
 
 def test_a_light_command_imports_nothing_heavy() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,17 +42,24 @@ def check(file: File = None, as_json: AsJson = False) -> None:
 
 @app.command("show")
 def show(file: File = None, as_json: AsJson = False) -> None:
-    """Print every setting with its value, those that the file leaves out too."""
+    """Print every setting with its value, those that the file leaves out too, as one may write them there."""
     from comfytunnel import config
+    from comfytunnel.cli import asfile
 
-    found = _plain(config.load(file or paths.config_path()))
-    if found["web"]["token"]:
-        found["web"]["token"] = "***"  # noqa: S105 - stands where the token would be shown
+    found = config.load(file or paths.config_path())
+    tables = asfile.tables(found)
     if as_json:
-        exits.tell(render.json_text(found, indent=2))
+        exits.tell(render.json_text(_nested(tables) | {"source": str(found.source)}, indent=2))
         return
-    for name, value in _dotted("", found):
-        exits.tell(printable(f"{name} = {render.json_text(value)}"))
+    lines = [f"# {found.source}"]
+    for table, values in tables.items():
+        lines += ["", f"[{table}]"]
+        for key, value in values.items():
+            if value is None or f"{table}.{key}" in asfile.HIDDEN:
+                lines.append(f"# {key}: {'not set' if not value else 'set, and not shown'}")
+            else:
+                lines.append(f"{key} = {render.json_text(value)}")
+    exits.tell("\n".join(map(printable, lines)))
 
 
 @app.command("path")
@@ -78,22 +84,13 @@ def reload(as_json: AsJson = False) -> None:
     exits.tell(printable(f"reloaded {answer.get('reloaded')}: {text}"))
 
 
-def _plain(value: Any) -> Any:
-    """Return a config value as JSON has it; paths and endpoints in the words of the file."""
-    if isinstance(value, (str, int, float, bool)) or value is None:
-        return value
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if dataclasses.is_dataclass(value) and type(value).__str__ is object.__str__:
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return str(value)
-
-
-def _dotted(prefix: str, value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, item in value.items():
-        if isinstance(item, dict) and item:
-            yield from _dotted(f"{prefix}{name}.", item)
+def _nested(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return what `tunnels.NAME` and the other tables are in the file."""
+    nested: dict[str, Any] = {"tunnels": {}}
+    for table, values in tables.items():
+        head, _, name = table.partition(".")
+        if name:
+            nested[head][name] = values
         else:
-            yield f"{prefix}{name}", item
+            nested[head] = values
+    return nested
