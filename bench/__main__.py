@@ -9,7 +9,18 @@ from __future__ import annotations
 import subprocess
 import sys
 
-QUESTIONS = ("download", "fresh_call", "reset", "silence", "outage", "roam", "wake", "idle", "queue10k")
+QUESTIONS = (
+    "download",
+    "fresh_call",
+    "reset",
+    "silence",
+    "outage",
+    "roam",
+    "wake",
+    "idle",
+    "queue10k",
+    "jobs",
+)
 
 
 def main(names: list[str]) -> int:

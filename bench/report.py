@@ -32,6 +32,8 @@ class Row:
     unit: str
     more_is_better: bool
     peer: str
+    paired: bool = False
+    """Whether the samples of a number were taken right after each other: then the ratio is of each pair, with its spread."""
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, tunnel: str, value: float) -> None:
@@ -41,10 +43,16 @@ class Row:
         values = self.samples.get(tunnel)
         return statistics.median(values) if values else None
 
+    def ratios(self) -> list[float]:
+        """Ours to the peer's, of each pair or else of the medians; empty when there is no such thing."""
+        ours, peer = (self.samples.get(name, []) for name in (OURS, self.peer))
+        if not self.paired and ours and peer:
+            ours, peer = [statistics.median(ours)], [statistics.median(peer)]
+        return [one / other for one, other in zip(ours, peer, strict=False) if other]
+
     def ratio(self) -> float | None:
-        """Of the medians, ours to the peer's; None when there is no such thing."""
-        ours, peer = (self.median(name) for name in (OURS, self.peer))
-        return ours / peer if ours is not None and peer else None
+        found = self.ratios()
+        return statistics.median(found) if found else None
 
 
 @dataclass
@@ -57,8 +65,8 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
-    def row(self, what: str, unit: str, *, more_is_better: bool) -> Row:
-        self.rows.append(Row(what, unit, more_is_better, self.peer))
+    def row(self, what: str, unit: str, *, more_is_better: bool, paired: bool = False) -> Row:
+        self.rows.append(Row(what, unit, more_is_better, self.peer, paired))
         return self.rows[-1]
 
     def able(self) -> list[str]:
@@ -106,9 +114,10 @@ class Report:
             for row in self.rows
         ]
         for cells, row in zip(body, self.rows, strict=True):
-            ratio = row.ratio()
+            found = row.ratios()
             wish = "more" if row.more_is_better else "less"
-            cells.append(f"{ratio:.2f} ({wish} is better)" if ratio is not None else "-")
+            spread = f"{min(found):.2f}..{max(found):.2f}, " if len(found) > 1 else ""
+            cells.append(f"{statistics.median(found):.2f} ({spread}{wish} is better)" if found else "-")
         widths = [max(len(line[column]) for line in [head, *body]) for column in range(len(head))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
@@ -156,9 +165,11 @@ def run(
     question: str,
     arguments: argparse.Namespace,
     measure: Callable[[Report, argparse.Namespace], Awaitable[None]],
+    *,
+    also: tuple[str, ...] = (),
 ) -> int:
-    """Measures, prints, and returns the exit status."""
-    tunnels = [arguments.only] if arguments.only else [arguments.peer, OURS]
+    """Measures, prints, and returns the exit status. `also`: others that stand beside, without a ratio."""
+    tunnels = [arguments.only] if arguments.only else [arguments.peer, *also, OURS]
     report = Report(question, arguments.peer, tunnels)
 
     async def bounded() -> None:

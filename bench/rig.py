@@ -30,6 +30,8 @@ START_DEADLINE = 20.0  # seconds until a tunnel has carried its first call
 STOP_DEADLINE = 5.0  # seconds; after that a process is killed
 CALL_DEADLINE = 180.0  # seconds for one transfer; plain ssh needs 11 for 200 MB at 100 ms
 HEAD_ROOM = 4096  # bytes; more than any answer's head here
+SMALL = ("/small", b'{"ok": true}\n')
+SMALL_OF_COMFYUI = ("/prompt", b'{"exec_info"')
 
 
 class NotMeasured(Exception):  # noqa: N818 - it is an outcome to be printed, not a mistake
@@ -52,9 +54,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Rig:
+    """`port` is where the far HTTP server listens; `far` is that server if it is a part of ours. A `small` call is a GET of that path, whose
+    answer begins with those bytes."""
+
     folder: Path
     sshd: Sshd
-    files: Part
+    port: int
+    far: Part | None
+    small: tuple[str, bytes]
     relay: Part | None
     size: int  # bytes of /big
     digest: str  # SHA-256 of /big
@@ -77,9 +84,11 @@ async def rig(
     size: int = 1_000_000,
     host: str = "127.0.0.1",
     beyond: tuple[str, ...] = (),
+    comfyui: int | None = None,
 ) -> AsyncIterator[Rig]:
     """Everything but the tunnels. `rtt` in seconds is added by a relay; without it and without `relayed` there is none at all.
 
+    What is forwarded is the file server; with `comfyui` the stand-in (0), or the ComfyUI that listens on that port of this machine.
     `beyond` stands before the commands of the far end ("ip netns exec NAME" puts it into another network), where sshd has the address `host`.
     """
     for program in (find_sshd(), shutil.which("ssh")):
@@ -88,15 +97,23 @@ async def rig(
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         data = random.Random(size).randbytes(size)  # incompressible, the same in every run
-        (folder / "big").write_bytes(data)
-        files = await stack.enter_async_context(part("bench._fileserver", str(folder / "big"), before=beyond))
+        far, port = None, comfyui or 0
+        if comfyui is None:
+            (folder / "big").write_bytes(data)
+            far = await stack.enter_async_context(
+                part("bench._fileserver", str(folder / "big"), before=beyond)
+            )
+        elif not comfyui:
+            far = await stack.enter_async_context(part("bench._comfyui", str(folder / "comfyui")))
         sshd = await stack.enter_async_context(Sshd(folder, host=host, before=beyond))
         relay = None
         if rtt or relayed:
             arguments = ["--target", str(sshd.port), "--delay", str(rtt / 2)]
             relay = await stack.enter_async_context(part("tests.fakes.relay", *arguments))
         room = bytearray(b"\xff") * (size + HEAD_ROOM)
-        made = Rig(folder, sshd, files, relay, size, hashlib.sha256(data).hexdigest(), room)
+        small = SMALL if comfyui is None else SMALL_OF_COMFYUI
+        digest = hashlib.sha256(data).hexdigest()
+        made = Rig(folder, sshd, far.port if far else port, far, small, relay, size, digest, room)
         (folder / "known_hosts").write_text(sshd.known_hosts_line_at(made.ssh_port) + "\n")
         yield made
 

@@ -16,7 +16,7 @@ import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.fakes.sshd import free_port
@@ -27,11 +27,13 @@ from bench.rig import START_DEADLINE, NotMeasured, Rig, running
 
 @dataclass(frozen=True)
 class Tunnel:
-    """A running tunnel: its local port and the process whose cost is counted, which leads a process group."""
+    """A running tunnel: its local port and the process whose cost is counted, which leads a process group. `home`: the daemon's folder, with
+    `control.sock` and `out`; plain ssh has none."""
 
     name: str
     port: int
     pid: int
+    home: Path | None = None
 
     def signal(self, number: int) -> None:
         """To all processes of the tunnel: autossh has an ssh beside it."""
@@ -71,7 +73,7 @@ def _arguments(made: Rig, port: int) -> list[str]:
         "ServerAliveInterval": 15,
         "ServerAliveCountMax": 3,
     }
-    forward = f"127.0.0.1:{port}:127.0.0.1:{made.files.port}"
+    forward = f"127.0.0.1:{port}:127.0.0.1:{made.port}"
     arguments = ["-F", "/dev/null", "-p", str(made.ssh_port), "-i", str(made.sshd.client_key)]
     arguments += [f"-o{key}={value}" for key, value in options.items()]
     return [*arguments, "-N", "-L", forward, f"{made.sshd.user}@{made.sshd.host}"]
@@ -91,10 +93,13 @@ async def comfytunnel(made: Rig, **more: str) -> AsyncIterator[Tunnel]:
             "known_hosts": str(made.folder / "known_hosts"),
             "ssh_config": "/dev/null",
             "listen": f"127.0.0.1:{port}",
-            "remote": f"127.0.0.1:{made.files.port}",
+            "remote": f"127.0.0.1:{made.port}",
         }
         lines = [f"{key} = {json.dumps(value)}\n" for key, value in values.items()]
-        (home / "config.toml").write_text("[tunnels.default]\n" + "".join(lines))
+        text = (
+            "[tunnels.default]\n" + "".join(lines) + f"[jobs]\noutput_dir = {json.dumps(str(home / 'out'))}\n"
+        )
+        (home / "config.toml").write_text(text)
         env = {
             "COMFYTUNNEL_CONFIG": str(home / "config.toml"),
             "COMFYTUNNEL_SOCKET": str(home / "control.sock"),
@@ -102,7 +107,7 @@ async def comfytunnel(made: Rig, **more: str) -> AsyncIterator[Tunnel]:
         } | more
         command = [sys.executable, "-m", "comfytunnel", "daemon"]
         async with _started("comfytunnel", made, command, port, env) as tunnel:
-            yield tunnel
+            yield replace(tunnel, home=home)
 
 
 TUNNELS: dict[str, Callable[[Rig], AbstractAsyncContextManager[Tunnel]]] = {
@@ -118,17 +123,17 @@ async def _started(
 ) -> AsyncIterator[Tunnel]:
     log = made.folder / f"{name}.log"
     async with running(*command, env=env, log=log) as process:
-        await _ready(process, port, name, log)
+        await _ready(process, port, made.small, name, log)
         yield Tunnel(name, port, process.pid)
 
 
-async def _ready(process: Process, port: int, name: str, log: Path) -> None:
+async def _ready(process: Process, port: int, small: tuple[str, bytes], name: str, log: Path) -> None:
     """Returns when a call has gone through the tunnel and back."""
     end = time.monotonic() + START_DEADLINE
     why = "no answer"
     while time.monotonic() < end and process.returncode is None:
         try:
-            await asyncio.to_thread(call, port, deadline=max(0.1, end - time.monotonic()))
+            await asyncio.to_thread(call, port, small, deadline=max(0.1, end - time.monotonic()))
         except (OSError, NotMeasured) as error:
             why = str(error)
             await asyncio.sleep(0.01)  # ssh has no sign for "the port is open"; `end` is the deadline
