@@ -21,11 +21,13 @@ import structlog
 from comfytunnel import __version__, config, fdstore, log, wire
 from comfytunnel.api.context import Context
 from comfytunnel.api.listen import Lock, control_socket
+from comfytunnel.api.message import messages
 from comfytunnel.api.server import Server
 from comfytunnel.ending import end
 from comfytunnel.errors import ConfigError
 from comfytunnel.history import History
 from comfytunnel.jobs.assets import Assets
+from comfytunnel.jobs.outbox import Outbox
 from comfytunnel.jobs.place import Keep
 from comfytunnel.jobs.scheduler import JobsSettings, Scheduler
 from comfytunnel.jobs.store import Store
@@ -145,6 +147,7 @@ class _Daemon:
             web=lambda: self._web.view(),
         )
         self._web = WebListener(context, self._listeners, group, self._tunnels.poke)
+        outbox = Outbox(store, messages(context), self._state_dir / "webhook.secret")
         if store.notice:
             self._lasting = wire.Cause("state_broken", store.notice)
             self._tunnels.trouble(self._lasting)
@@ -160,6 +163,7 @@ class _Daemon:
             others = [
                 group.create_task(self._scheduler.run(), name="jobs"),
                 group.create_task(self._assets.run(), name="assets"),
+                group.create_task(outbox.run(), name="webhooks"),
                 group.create_task(world.run(), name="world"),
                 group.create_task(self._history.run(), name="outages"),
                 group.create_task(self._follow_demand(), name="demand"),

@@ -135,14 +135,18 @@ class Client:
         priority: int = 0,
         ttl: float | None = None,
         fail_fast: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
     ) -> wire.Job:
         """Hand over a workflow in API format and return the job: it is on disk then. WorkflowError when it can never run.
 
         `ttl`: seconds in which it must begin to run, else it expires. `fail_fast`: it fails where it would have to wait for more than the
-        jobs before it.
+        jobs before it. `webhook`: who is told of its end (http://, https:// or unix:/PATH), signed with `webhook_secret` (whsec_...) or the
+        daemon's own secret.
         """
+        hook = None if webhook is None else wire.WebhookRequest(url=webhook, secret=webhook_secret)
         extra = wire.JobRequestExtra(
-            tunnel=tunnel, label=label, priority=priority, ttl=ttl, fail_fast=fail_fast
+            tunnel=tunnel, label=label, priority=priority, ttl=ttl, fail_fast=fail_fast, webhook=hook
         )
         body = msgspec.json.encode(wire.JobRequest(workflow=workflow, comfytunnel=extra))
         return self._call(Call("POST", "/api/v2/jobs", wire.Job, body))

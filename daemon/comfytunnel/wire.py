@@ -37,6 +37,9 @@ from comfytunnel.wirejobs import Queue as Queue
 from comfytunnel.wirejobs import StatusEvent as StatusEvent
 from comfytunnel.wirejobs import StatusExtra as StatusExtra
 from comfytunnel.wirejobs import WaitsFor as WaitsFor
+from comfytunnel.wirejobs import Webhook as Webhook
+from comfytunnel.wirejobs import WebhookMessage as WebhookMessage
+from comfytunnel.wirejobs import WebhookRequest as WebhookRequest
 
 SERVER = "comfytunnel/"
 """What the header `Server` of every answer begins with; the daemon's version follows."""

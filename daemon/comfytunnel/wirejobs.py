@@ -129,6 +129,18 @@ class WaitsFor(msgspec.Struct, frozen=True):
     hint: str = ""
 
 
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """What has become of a job's webhook. `target`: where it goes, without path and query. `state`: waiting (for the job's end), pending, delivered,
+    failed (given up). `last_error`: what the last attempt that failed came to; `next_at`: when it is tried again."""
+
+    target: str
+    state: str
+    attempts: int = 0
+    delivered_at: datetime | None = None
+    last_error: str | None = None
+    next_at: datetime | None = None
+
+
 class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
     """`executions`: how often ComfyUI is known to have been given the prompt, `losses`: how often it has provably lost it. `folder`: where the outputs are. `ttl`, `time_to_run`:
     seconds from the submission in which it must begin to run, and that it may run; null: no limit."""
@@ -146,6 +158,7 @@ class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
     retry_of: str | None = None
     folder: str | None = None
     note: str | None = None
+    webhook: Webhook | None = None
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,6 +209,21 @@ class PreviewEvent(msgspec.Struct, frozen=True):
     data_base64: str
 
 
+class WebhookMessage(msgspec.Struct, frozen=True):
+    """What the receiver of a webhook gets. `type`: job.succeeded, job.failed, job.canceled, job.expired; `timestamp`: the job's end."""
+
+    type: str
+    timestamp: datetime | None
+    data: Job
+
+
+class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whom to tell of the job's end. `url`: http, https, or unix:/PATH; `secret`: whsec_ and base64, null: the daemon's own."""
+
+    url: Annotated[str, msgspec.Meta(max_length=2048)]
+    secret: Annotated[str, msgspec.Meta(max_length=128)] | None = None
+
+
 class JobRequestExtra(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a submitter may ask of us. `tunnel`: a name, or null for any. Higher `priority` runs earlier. `ttl`, `time_to_run`: as in
     JobExtra; null: what the config says. `fail_fast`: fail where it would have to wait for more than the jobs before it."""
@@ -206,6 +234,7 @@ class JobRequestExtra(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ttl: Limit | None = None
     time_to_run: Limit | None = None
     fail_fast: bool = False
+    webhook: WebhookRequest | None = None
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

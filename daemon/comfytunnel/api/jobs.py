@@ -6,17 +6,19 @@ submitted is judged by the scheduler; here a request is only read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 from aiohttp import web
 
 from comfytunnel import wire
+from comfytunnel.api import webhooks
 from comfytunnel.api.answers import answer, claim_of, read_json
 from comfytunnel.api.context import Context, context, origin
 from comfytunnel.comfy.shapes import PARTNER_KEY
 from comfytunnel.errors import NotFoundError, UsageError, WorkflowError
-from comfytunnel.jobs.model import Job, LiveProgress, NewJob, Output, Status
+from comfytunnel.jobs.model import Hook, Job, LiveProgress, NewJob, Output, Status
 
 PAGE = 100  # jobs on one page of the list, and the most that may be asked for
 PARTNER_KEY_MOST = 4096  # characters
@@ -30,6 +32,7 @@ async def submit(request: web.Request) -> web.Response:
         await its.store.claimed(claim, datetime.now(UTC))
     asked = await _read_request(request)
     extra = asked.comfytunnel
+    webhook = webhooks.read(request, extra.webhook)
     async with its.assets.bound(asked.workflow) as inputs:
         new = NewJob(
             workflow=asked.workflow,
@@ -40,6 +43,7 @@ async def submit(request: web.Request) -> web.Response:
             ttl=extra.ttl,
             time_to_run=extra.time_to_run,
             fail_fast=extra.fail_fast,
+            webhook=webhook,
         )
         job = await its.scheduler.submit(new, claim=claim, partner_key=asked.extra_data.get(PARTNER_KEY))
     return answer(await view(its, job, origin(request)), 201)
@@ -83,10 +87,7 @@ async def listing(request: web.Request) -> web.Response:
     found, following = await its.store.listing(
         status=_status(query.get("status")), cursor=query.get("cursor"), limit=_limit(query.get("limit"))
     )
-    base = origin(request)
-    outputs = await its.store.outputs_of(job.id for job in found)
-    shown = [draw(its, job, outputs.get(job.id, []), base) for job in found]
-    return answer(wire.JobList(shown, following))
+    return answer(wire.JobList(await views(its, found, origin(request)), following))
 
 
 def _status(given: str | None) -> Status | None:
@@ -141,11 +142,19 @@ def _unknown(request: web.Request) -> NotFoundError:
 
 async def view(its: Context, job: Job, base: str) -> wire.Job:
     """Return the job as the contract shows it; `base` is what its URLs start with."""
-    return draw(its, job, await its.store.outputs(job.id), base)
+    return (await views(its, [job], base))[0]
 
 
-def draw(its: Context, job: Job, outputs: list[Output], base: str) -> wire.Job:
-    """As `view`, where the outputs are known."""
+async def views(its: Context, jobs: Sequence[Job], base: str) -> list[wire.Job]:
+    """As `view`, for many at once."""
+    outputs = await its.store.outputs_of(job.id for job in jobs)
+    hooked = [job.id for job in jobs if job.webhook]
+    hooks = await its.store.hooks_of(hooked) if hooked else {}
+    return [draw(its, job, outputs.get(job.id, []), base, hooks.get(job.id)) for job in jobs]
+
+
+def draw(its: Context, job: Job, outputs: list[Output], base: str, hook: Hook | None = None) -> wire.Job:
+    """As `view`, where the outputs are known, and what has become of the webhook."""
     its_own = f"{base}/api/v2/jobs/{job.id}"
     return wire.Job(
         id=job.id,
@@ -177,6 +186,7 @@ def draw(its: Context, job: Job, outputs: list[Output], base: str) -> wire.Job:
             retry_of=job.retry_of,
             folder=job.folder,
             note=job.note,
+            webhook=webhooks.show(job.ended, hook),
         ),
     )
 

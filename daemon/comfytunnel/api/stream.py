@@ -19,7 +19,7 @@ from aiohttp import web
 from comfytunnel import wire
 from comfytunnel.api import queue
 from comfytunnel.api.context import Context, context, origin
-from comfytunnel.api.jobs import draw, find, output_view, progress_view, status_view
+from comfytunnel.api.jobs import find, output_view, progress_view, status_view, views
 from comfytunnel.api.tunnels import all_tunnels, snapshot
 from comfytunnel.errors import RefusedError, UsageError
 from comfytunnel.feed import Feed
@@ -148,9 +148,8 @@ async def _tell_jobs(stream: Stream, its: Context, base: str, seen: int) -> int:
         changed = await its.store.since(seen, BATCH)
         if not changed:
             break
-        outputs = await its.store.outputs_of(job.id for job in changed)
-        for job in changed:
-            await stream.send("job", draw(its, job, outputs.get(job.id, []), base), job.revision)
+        for job, shown in zip(changed, await views(its, changed, base), strict=True):
+            await stream.send("job", shown, job.revision)
         seen = changed[-1].revision
     return seen
 

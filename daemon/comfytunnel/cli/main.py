@@ -47,6 +47,10 @@ Ttl = Annotated[
 ]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Fail rather than wait for a tunnel or ComfyUI.")]
 Priority = Annotated[int, typer.Option("--priority", min=-1000, max=1000, help="Higher runs earlier.")]
+Webhook = Annotated[
+    str | None,
+    typer.Option("--webhook", metavar="URL", help="Tell http(s)://... or unix:/PATH when the job has ended."),
+]
 NEEDS_YOU = frozenset({"down", "halted"})  # phases that no waiting ends
 START_PATIENCE = 3.0  # seconds that `wait` gives a daemon to appear; it takes half a second
 START_LOOK = 0.1  # seconds between two looks for it
@@ -289,6 +293,9 @@ def run(
     tunnel: OnTunnel = None,
     label: Label = None,
     priority: Priority = 0,
+    ttl: Ttl = None,
+    fail_fast: FailFast = False,
+    webhook: Webhook = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a workflow, show its progress, print the paths of its files.
@@ -302,10 +309,13 @@ def run(
         client,
         with_files(client, runs.read_workflow(workflow), inputs),
         folder=output,
+        as_json=as_json,
         tunnel=tunnel,
         label=label,
         priority=priority,
-        as_json=as_json,
+        ttl=ttl,
+        fail_fast=fail_fast,
+        webhook=webhook,
     )
     raise typer.Exit(code)
 
@@ -319,6 +329,7 @@ def submit(
     priority: Priority = 0,
     ttl: Ttl = None,
     fail_fast: FailFast = False,
+    webhook: Webhook = None,
     as_json: AsJson = False,
 ) -> None:
     """Hand over a workflow and print the job's id; it runs when a tunnel is there."""
@@ -326,5 +337,7 @@ def submit(
 
     client = connect()
     graph = with_files(client, read_workflow(workflow), inputs)
-    job = client.submit(graph, tunnel=tunnel, label=label, priority=priority, ttl=ttl, fail_fast=fail_fast)
+    job = client.submit(
+        graph, tunnel=tunnel, label=label, priority=priority, ttl=ttl, fail_fast=fail_fast, webhook=webhook
+    )
     exits.tell(render.json_text(job, indent=2) if as_json else render.safe(job).id)

@@ -196,6 +196,7 @@ def job_text(job: wire.Job, now: datetime) -> str:
         ("label", extra and extra.label),
         ("tunnel", extra and extra.tunnel),
         ("note", extra and extra.note),
+        ("webhook", extra and extra.webhook and _webhook(extra.webhook, now)),
     ):
         if value:
             lines.append(f"{name:<10} {value}")
@@ -213,6 +214,14 @@ def job_text(job: wire.Job, now: datetime) -> str:
     if job.error is not None:
         lines += failure_lines(job.error)
     return "\n".join(lines)
+
+
+def _webhook(hook: wire.Webhook, now: datetime) -> str:
+    """Return what has become of a webhook, on one line."""
+    if hook.state == "delivered" or not hook.last_error:
+        return f"{hook.target}: {hook.state}"
+    again = f"; tries again {when(hook.next_at, now)}" if hook.next_at else ""
+    return f"{hook.target}: {hook.state} after {_some(hook.attempts, 'attempt')}, {hook.last_error}{again}"
 
 
 def failure_lines(error: wire.JobError, trace_lines: int = 12) -> list[str]:

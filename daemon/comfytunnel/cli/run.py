@@ -71,15 +71,13 @@ def run(
     workflow: dict[str, Any],
     *,
     folder: Path | None,
-    tunnel: str | None,
-    label: str | None,
-    priority: int,
     as_json: bool,
+    **asked: Any,
 ) -> int:
-    """Submit, follow to the end, tell the files. Returns the exit code."""
+    """Submit (`asked` as in Client.submit), follow to the end, tell the files. Returns the exit code."""
     if folder is not None:
         _make(folder)  # before the job is sent: a wrong path is better known now
-    job = client.submit(workflow, tunnel=tunnel, label=label, priority=priority)
+    job = client.submit(workflow, **asked)
     if not as_json:
         exits.say(f"job {job.id}")
     return watch(client, job, folder=folder, as_json=as_json)

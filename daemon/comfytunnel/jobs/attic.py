@@ -26,13 +26,17 @@ class Old:
 
 
 class Attic(Database):
+    """What a webhook has yet to tell of is not old, whatever its age."""
+
     async def oldest_outputs(self, limit: int) -> tuple[list[Old], int]:
         """Outputs of ended jobs, those that ended first at the beginning, and the size of all that there are."""
 
         def read() -> tuple[list[Old], int]:
             rows = self._db.execute(
                 "SELECT j.id, j.ended_at, o.size, o.body FROM jobs j JOIN outputs o ON o.job_id = j.id "
-                "WHERE j.ended_at IS NOT NULL ORDER BY j.ended_at, j.seq, o.ord LIMIT ?",
+                "WHERE j.ended_at IS NOT NULL "
+                "AND NOT EXISTS (SELECT 1 FROM hooks h WHERE h.job_id = j.id AND h.due IS NOT NULL) "
+                "ORDER BY j.ended_at, j.seq, o.ord LIMIT ?",
                 (limit,),
             )
             found = [Old(row[0], _time(row[1]), row[2], _outputs.decode(row[3])) for row in rows]
@@ -47,6 +51,7 @@ class Attic(Database):
             rows = self._db.execute(
                 "SELECT j.id, j.ended_at, length(j.body) + length(w.workflow) FROM jobs j "
                 "JOIN workflows w ON w.job_id = j.id WHERE j.ended_at IS NOT NULL "
+                "AND NOT EXISTS (SELECT 1 FROM hooks h WHERE h.job_id = j.id AND h.due IS NOT NULL) "
                 "AND NOT (? AND EXISTS (SELECT 1 FROM outputs o WHERE o.job_id = j.id)) "
                 "ORDER BY j.ended_at, j.seq LIMIT ?",
                 (without_outputs, limit),

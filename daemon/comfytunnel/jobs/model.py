@@ -128,7 +128,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     `wanted`: what comes home, while it does (none in an ended job). `server`: the temp marker of the ComfyUI process that got it.
     `rank`: where it stands among those of its priority (see line.py), None: by age. `ttl`: seconds after `created_at` in which it must have begun to
     run, `time_to_run`: seconds that it may run; None: no limit. `because`: why it is being stopped, if it was not the user who asked for it.
-    `partner_key`: it came with a key for partner nodes, which is in memory only.
+    `partner_key`: it came with a key for partner nodes, which is in memory only. `webhook`: it has one.
     What a job waits for is not stored but asked of the scheduler, because it changes for all of them at once.
     """
 
@@ -146,6 +146,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     time_to_run: float | None = None
     fail_fast: bool = False
     partner_key: bool = False
+    webhook: bool = False
     created_at: datetime
     submitted_at: datetime | None = None
     started_at: datetime | None = None
@@ -218,6 +219,29 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     suffix: str = ""
 
 
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is told when the job has ended. `url`: http, https, or unix:PATH; `secret`: what it is signed with, None: the daemon's own;
+    `base`: what URLs in the message start with."""
+
+    url: str
+    secret: str | None = None
+    base: str = "http://localhost"
+
+
+class Hook(msgspec.Struct, frozen=True, kw_only=True):
+    """What has become of a job's webhook. `due`: when it is tried next, None before the job's end and when nothing more is sent.
+    `error`: what the last of `attempts` came to; after `expires_at` there is one more, and then it is given up."""
+
+    job_id: str
+    webhook: Webhook
+    attempts: int = 0
+    due: datetime | None = None
+    expires_at: datetime | None = None
+    delivered_at: datetime | None = None
+    gave_up_at: datetime | None = None
+    error: str | None = None
+
+
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """What a submitter asks for. `tunnel` null: any. Higher `priority` runs earlier, -1000 to 1000. `inputs`: what of the graph is a file
     of ours. `fail_fast`: fail where it would have to wait for more than the jobs before it. The rest as in Job."""
@@ -231,6 +255,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     time_to_run: float | None = None
     fail_fast: bool = False
     partner_key: bool = False
+    webhook: Webhook | None = None
     retry_of: str | None = None
 
 

@@ -89,6 +89,7 @@ class Orders(Floor):
                 hint="Submit the workflow again, with extra_data.api_key_comfy_org.",
                 code="credential_gone",
             )
+        hook = (await self._store.hooks_of([job.id])).get(job.id)
         return await self.submit(
             NewJob(
                 workflow=await self._store.workflow(job.id) or {},
@@ -99,6 +100,7 @@ class Orders(Floor):
                 ttl=job.ttl,
                 time_to_run=job.time_to_run,
                 fail_fast=job.fail_fast,
+                webhook=hook.webhook if hook is not None else None,
                 retry_of=job.id,
             )
         )

@@ -79,8 +79,17 @@ MIGRATIONS = (
     UPDATE outputs SET path = json_extract(CAST(body AS TEXT), '$.path'), size = json_extract(CAST(body AS TEXT), '$.size');
     CREATE INDEX outputs_by_path ON outputs (path);
     """,
+    """
+    CREATE TABLE hooks (
+        job_id TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
+        target TEXT NOT NULL,
+        due REAL,
+        body BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX hooks_by_due ON hooks (due, target) WHERE due IS NOT NULL;
+    """,
 )
-"""`body` is the whole Job, Output, Asset or Input as JSON; what is searched for stands in columns of its own beside it."""
+"""`body` is the whole Job, Output, Asset, Input or Hook as JSON; what is searched for stands in columns of its own beside it."""
 
 CHECKED_SIZE = 32 * 1024**2
 """Bytes up to which a file is checked whole at the start (some 30 ms); in a larger one only what is read is judged."""

@@ -1,4 +1,5 @@
-"""The jobs on disk. The program's SQL is here, in schema.py (the tables), assetstore.py (uploads) and attic.py (what is forgotten).
+"""The jobs on disk. The program's SQL is here, in schema.py (the tables), assetstore.py (uploads), hookstore.py
+(webhooks) and attic.py (what is forgotten).
 
 Every change of a job takes the next revision, so the table is the event log: `revision` only pokes, readers ask `since(n)`.
 
@@ -17,6 +18,7 @@ import msgspec
 
 from comfytunnel.errors import UsageError
 from comfytunnel.jobs.attic import Attic
+from comfytunnel.jobs.hookstore import HookStore
 from comfytunnel.jobs.model import Changes, Input, Job, NewJob, Output, Stage, Status, apply
 
 T = TypeVar("T")
@@ -29,7 +31,7 @@ _outputs = msgspec.json.Decoder(Output)
 _inputs = msgspec.json.Decoder(Input)
 
 
-class Store(Attic):
+class Store(Attic, HookStore):
     """Open with `await Store.open(path)`; every method may raise StateError (full disk, broken file)."""
 
     async def add(self, new: NewJob, *, now: datetime, claim: str | None = None) -> Job:
@@ -57,6 +59,7 @@ class Store(Attic):
                 time_to_run=new.time_to_run,
                 fail_fast=new.fail_fast,
                 partner_key=new.partner_key,
+                webhook=new.webhook is not None,
                 created_at=now,
                 nodes_total=len(new.workflow),
                 retry_of=new.retry_of,
@@ -70,6 +73,8 @@ class Store(Attic):
                 "INSERT INTO inputs VALUES (?, ?, ?, ?)",
                 [(job.id, n, item.blake3, msgspec.json.encode(item)) for n, item in enumerate(new.inputs)],
             )
+            if new.webhook is not None:
+                self._add_hook(job.id, new.webhook)
             return job
 
         return await self._write(insert)
@@ -163,6 +168,8 @@ class Store(Attic):
                 after.stage is Stage.WAITING
             ):  # it will run again: what came home of the lost execution is not of the next one
                 self._db.execute("DELETE FROM outputs WHERE job_id = ?", (job_id,))
+            if after.ended and after.webhook:
+                self._arm(after)
             return after
 
         return await self._write(change)
