@@ -6,6 +6,7 @@ submitted is judged by the scheduler; here a request is only read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -22,6 +23,7 @@ from comfytunnel.jobs.model import Hook, Job, LiveProgress, NewJob, Output, Stat
 
 PAGE = 100  # jobs on one page of the list, and the most that may be asked for
 PARTNER_KEY_MOST = 4096  # characters
+_LABEL = re.compile(r"metadata\[.*\]")  # as comfy-sdk 0.5 asks for jobs with labels
 
 
 async def submit(request: web.Request) -> web.Response:
@@ -77,9 +79,10 @@ async def _read_request(request: web.Request) -> wire.JobRequest:
 
 
 async def listing(request: web.Request) -> web.Response:
-    """Newest first. Ours: the contract has no list."""
+    """Newest first. Ours: the contract has no list. `metadata[KEY]=VALUE` asks for labels that no job has: we take none."""
     its, query = context(request), request.query
-    unknown = sorted(set(query) - {"status", "cursor", "limit"})
+    labels = {name for name in query if _LABEL.fullmatch(name)}
+    unknown = sorted(set(query) - {"status", "cursor", "limit"} - labels)
     if unknown:
         raise UsageError(
             f"The list of jobs knows no parameter {unknown[0]!r}.", hint="It takes status, cursor, limit."
@@ -87,6 +90,8 @@ async def listing(request: web.Request) -> web.Response:
     found, following = await its.store.listing(
         status=_status(query.get("status")), cursor=query.get("cursor"), limit=_limit(query.get("limit"))
     )
+    if labels:
+        return answer(wire.JobList([], None))
     return answer(wire.JobList(await views(its, found, origin(request)), following))
 
 
