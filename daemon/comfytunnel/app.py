@@ -282,6 +282,7 @@ def _settings(jobs: config.JobsConfig) -> JobsSettings:
         max_waiting=jobs.max_waiting,
         time_to_start=jobs.time_to_start,
         time_to_run=jobs.time_to_run,
+        move_after=jobs.move_after,
         forward_partner_key=jobs.forward_partner_key,
         keep=Keep(
             jobs_age=jobs.keep_jobs_days * 86_400 or None,

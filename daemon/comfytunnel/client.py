@@ -181,6 +181,12 @@ class Client:
         body = msgspec.json.encode(wire.MoveRequest(before=before, to=to))
         return self._call(Call("POST", f"/v1/jobs/{_part(job_id)}/move", wire.Job, body))
 
+    def move_to(self, job_id: str, tunnel: str | None = None) -> wire.Job:
+        """Let a job that has not ended run on that tunnel's ComfyUI, or on any. One that was given to another may run there as well. RefusedError if it cannot
+        be moved, RemoteError (`unknown_tunnel`)."""
+        body = msgspec.json.encode(wire.MoveRequest(tunnel=tunnel))
+        return self._call(Call("POST", f"/v1/jobs/{_part(job_id)}/move", wire.Job, body))
+
     def queue(self, order: Literal["pause", "drain", "resume"] | None = None) -> wire.Queue:
         """The queue as a whole, after an `order` if one is given."""
         if order is None:

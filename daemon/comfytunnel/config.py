@@ -66,6 +66,7 @@ class JobsConfig:
     max_waiting: int = 0
     time_to_start: float = 0
     time_to_run: float = 0
+    move_after: float = 0
     forward_partner_key: bool = False
     max_upload_mb: int = 2000
     keep_jobs_days: float = 0

@@ -158,6 +158,7 @@ SECTIONS: Mapping[str, Mapping[str, Reader]] = {
         "max_waiting": _number(int, 0, 1_000_000, "jobs"),
         "time_to_start": _number(float, 0, 31_536_000, "seconds"),
         "time_to_run": _number(float, 0, 31_536_000, "seconds"),
+        "move_after": _number(float, 0, 31_536_000, "seconds"),
         "forward_partner_key": lambda value: _as(bool, value),
         "max_upload_mb": _number(int, 1, 1_000_000, "megabytes"),
         "keep_jobs_days": _number(float, 0, 36_500, "days"),

@@ -142,7 +142,8 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
-    """`executions`: how often ComfyUI is known to have been given the prompt, `losses`: how often it has provably lost it. `folder`: where the outputs are. `ttl`, `time_to_run`:
+    """`executions`: how often ComfyUI is known to have been given the prompt, `losses`: how often it has provably lost it, `moves`: how often the job was
+    moved away from one that may have run it. `folder`: where the outputs are. `ttl`, `time_to_run`:
     seconds from the submission in which it must begin to run, and that it may run; null: no limit."""
 
     revision: int
@@ -155,6 +156,7 @@ class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
     waits_for: WaitsFor | None = None
     executions: int = 0
     losses: int = 0
+    moves: int = 0
     retry_of: str | None = None
     folder: str | None = None
     note: str | None = None
@@ -248,10 +250,12 @@ class PriorityRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MoveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a waiting job is to stand: right before another one (`before`, an id), or at an end of the line (`to`). One of both."""
+    """Where a waiting job is to stand: right before another one (`before`, an id), or at an end of the line (`to`); or where any job is to run:
+    on the ComfyUI of a `tunnel`, null for any. One of the three."""
 
     before: str | None = None
     to: Literal["front", "back"] | None = None
+    tunnel: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):

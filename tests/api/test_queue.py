@@ -147,6 +147,9 @@ async def test_jobs_are_moved_and_their_positions_follow(queue: Api) -> None:
         ("{}/move", {"to": "front", "before": "x"}, "invalid_request"),
         ("{}/move", {"to": "middle"}, "invalid_request"),
         ("{}/move", {"before": "nobody"}, "not_found"),
+        ("{}/move", {"to": "front", "tunnel": None}, "invalid_request"),
+        ("{}/move", {"tunnel": "defualt"}, "unknown_tunnel"),
+        ("nobody/move", {"tunnel": None}, "not_found"),
         ("nobody/move", {"to": "back"}, "not_found"),
         ("{}/priority", {"priority": 1001}, "invalid_request"),
         ("{}/priority", {}, "invalid_request"),
@@ -158,10 +161,18 @@ async def test_an_order_that_makes_no_sense_is_refused(queue: Api, path: str, bo
     await refused(queue, code, f"/v1/jobs/{path.format(job_id)}", json=body)
 
 
+async def test_a_waiting_job_is_given_another_tunnel_or_any(queue: Api) -> None:
+    job_id = await queue.submit()
+    for tunnel in ("default", None):
+        status, job = await queue.ask("POST", f"/v1/jobs/{job_id}/move", json={"tunnel": tunnel})
+        assert (status, job["comfytunnel"]["tunnel"], job["comfytunnel"]["moves"]) == (200, tunnel, 0)
+
+
 async def test_a_retry_is_a_new_job_and_an_ended_one_cannot_be_moved(queue: Api) -> None:
     job_id = await queue.submit(comfytunnel={"label": "x", "priority": 2, "ttl": 600})
     await queue.ask("POST", f"{JOBS}/{job_id}/cancel")
     await refused(queue, "job_not_waiting", f"/v1/jobs/{job_id}/priority", json={"priority": 1})
+    await refused(queue, "job_not_movable", f"/v1/jobs/{job_id}/move", json={"tunnel": "default"})
     status, job = await queue.ask("POST", f"/v1/jobs/{job_id}/retry")
     check("POST", JOBS, status, job)
     assert status == 201

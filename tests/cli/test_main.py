@@ -290,6 +290,25 @@ async def test_jobs_are_listed_shown_and_canceled(api: Api, cli: Cli) -> None:
     assert (await cli("jobs", "list", "--status", "done")).code == 2
 
 
+async def test_jobs_are_grouped_by_their_tunnel(api: Api, cli: Cli) -> None:
+    """Those of the config come first, also without jobs; then one that is gone from it; then the jobs that go to any."""
+    free, bound, gone = await api.submit(), await api.submit(), await api.submit()
+    for job_id, tunnel in ((bound, "default"), (gone, "old\x1b[2J")):
+        await api.store.move(job_id, expect=Stage.WAITING, tunnel=tunnel)
+    api.tunnels.known["spare"] = api.tunnels.known["default"]
+    lines = (await cli("jobs", "--by-tunnel")).out.splitlines()
+    heads = ["default: up", "spare: up", "old: not in the config", "any tunnel"]
+    assert [line.partition(";")[0] for line in lines if not line.startswith("  ")] == heads
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [bound, "no", gone, free]
+    found = json.loads((await cli("jobs", "list", "--by-tunnel", "--json")).out)
+    assert [job["id"] for job in found["any"]] == [free]
+    assert {name: len(jobs) for name, jobs in found["tunnels"].items()} == {
+        "default": 1,
+        "spare": 0,
+        "old\x1b[2J": 1,
+    }
+
+
 async def test_submit_prints_the_id_alone(api: Api, cli: Cli) -> None:
     ran = await cli(
         "submit", "-", "--label", "x", "--priority", "7", "--tunnel", "default", stdin=json.dumps(WORKFLOW)

@@ -106,8 +106,30 @@ async def test_a_caller_that_is_cancelled_leaves_a_whole_change_that_is_told(sto
     assert len(await store.since(0)) == 1
 
 
+async def that_has_run(store: Store) -> Job:
+    """A job whose outputs come home."""
+    job: Job | None = await store.add(NEW, now=NOW)
+    assert job is not None
+    for stage in (Stage.SUBMITTING, Stage.ON_SERVER, Stage.FETCHING):
+        job = await store.move(job.id, expect=job.stage, stage=stage, status=status_in(stage))
+        assert job is not None
+    return job
+
+
+def status_in(stage: Stage) -> Status:
+    return Status.RUNNING if stage is Stage.FETCHING else Status.QUEUED
+
+
+async def test_an_output_of_a_job_that_waits_again_is_not_taken(store: Store) -> None:
+    """It was on its way when the job was moved elsewhere."""
+    job = await that_has_run(store)
+    await store.move(job.id, expect=Stage.FETCHING, stage=Stage.WAITING, status=Status.QUEUED)
+    await store.add_output(an_output(job))
+    assert await store.outputs(job.id) == []
+
+
 async def test_outputs_bump_the_job_and_are_found_by_asset(store: Store) -> None:
-    job = await store.add(NEW, now=NOW)
+    job = await that_has_run(store)
     await store.add_output(an_output(job, 1, "b"))
     await store.add_output(an_output(job, 0, "a"))
     assert [output.asset_id for output in await store.outputs(job.id)] == ["a", "b"]
@@ -115,11 +137,11 @@ async def test_outputs_bump_the_job_and_are_found_by_asset(store: Store) -> None
     assert await store.asset("c") is None
     after = await store.get(job.id)
     assert after is not None
-    assert after.revision == 3
+    assert after.revision == job.revision + 2
 
 
 async def test_outputs_of_many_jobs_come_at_once_each_in_its_order(store: Store) -> None:
-    jobs = [await store.add(NEW, now=NOW) for _ in range(3)]
+    jobs = [await that_has_run(store) for _ in range(3)]
     for job in jobs[:2]:
         for ord_ in (2, 0, 1):
             await store.add_output(an_output(job, ord_, f"{job.id}{ord_}"))

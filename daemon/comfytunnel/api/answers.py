@@ -45,6 +45,7 @@ STATUS = {
     "asset_in_use": 409,
     "job_not_ended": 409,
     "job_not_waiting": 409,
+    "job_not_movable": 409,
     "too_large": 413,
     "invalid_request": 422,
     "invalid_workflow": 422,

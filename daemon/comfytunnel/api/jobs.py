@@ -188,6 +188,7 @@ def draw(its: Context, job: Job, outputs: list[Output], base: str, hook: Hook | 
             waits_for=_waits_view(its, job),
             executions=job.executions,
             losses=job.losses,
+            moves=job.moves,
             retry_of=job.retry_of,
             folder=job.folder,
             note=job.note,

@@ -5,6 +5,7 @@ What may be done is judged by the scheduler; here a request is only read and an 
 
 from __future__ import annotations
 
+import msgspec
 from aiohttp import web
 
 from comfytunnel import wire
@@ -58,13 +59,15 @@ async def prioritise(request: web.Request) -> web.Response:
 
 async def move(request: web.Request) -> web.Response:
     asked = await read_json(request, wire.MoveRequest)
-    if (asked.before is None) == (asked.to is None):
+    if [asked.before is not None, asked.to is not None, asked.tunnel is not msgspec.UNSET].count(True) != 1:
         raise UsageError(
-            "A job is moved to one place: `before` another job, or `to` front or back.",
-            hint='Send {"before": ID} or {"to": "front"}.',
+            "A job is moved to one place: `before` another job, `to` front or back, or to a `tunnel`.",
+            hint='Send {"before": ID}, {"to": "front"} or {"tunnel": NAME}; {"tunnel": null} is any.',
             details={"path": "$"},
         )
     scheduler = context(request).scheduler
+    if asked.tunnel is not msgspec.UNSET:
+        return await _job(request, await scheduler.move_to(_id(request), asked.tunnel))
     if asked.to == "front":
         return await _job(request, await scheduler.place_first(_id(request)))
     return await _job(request, await scheduler.place_before(_id(request), asked.before))

@@ -1,4 +1,4 @@
-"""`jobs list | show | wait | cancel | retry` and `queue`: what becomes of the jobs. Following one to its end is run.py's, the words are render.py's."""
+"""`jobs list | show | wait | cancel | retry | move` and `queue`: what becomes of the jobs. Following one to its end is run.py's, the words are render.py's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from comfytunnel import wire
 from comfytunnel.cli import exits, render
 from comfytunnel.cli.daemons import connect
+from comfytunnel.printable import printable
 
 app = typer.Typer(help="Look at jobs and act on them.", rich_markup_mode=None)
 
@@ -29,10 +30,15 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+ByTunnel = Annotated[
+    bool, typer.Option("--by-tunnel", help="Group them by the tunnel that they were given to, or ask for.")
+]
+
+
 @app.callback(invoke_without_command=True)
-def jobs(context: typer.Context, as_json: AsJson = False) -> None:
+def jobs(context: typer.Context, by_tunnel: ByTunnel = False, as_json: AsJson = False) -> None:
     if context.invoked_subcommand is None:
-        jobs_list(as_json=as_json)
+        jobs_list(by_tunnel=by_tunnel, as_json=as_json)
 
 
 @app.command("list")
@@ -41,6 +47,7 @@ def jobs_list(
         str | None, typer.Option(metavar="STATUS", help="Only these: queued, running, failed, ...")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 20,
+    by_tunnel: ByTunnel = False,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, the newest first."""
@@ -53,13 +60,44 @@ def jobs_list(
         cursor = page.next_cursor
         if cursor is None or len(found) >= limit:
             break
-    if as_json:
+    if by_tunnel:
+        _tell_by_tunnel(client.tunnels(), found, as_json=as_json)
+    elif as_json:
         exits.tell(render.json_text(wire.JobList(found, cursor), indent=2))
+    else:
+        for job in found:
+            exits.tell(render.job_line(job, now()))
+    if as_json:
         return
-    for job in found:
-        exits.tell(render.job_line(job, now()))
     if cursor is not None:
         exits.say(f"there are more: --limit {limit * 5}")
+
+
+def _tell_by_tunnel(tunnels: dict[str, wire.Tunnel], found: list[wire.Job], *, as_json: bool) -> None:
+    """Tunnels of the config first, then those that are gone from it, then the jobs that wait for any."""
+    groups: dict[str, list[wire.Job]] = {name: [] for name in tunnels}
+    free: list[wire.Job] = []
+    for job in found:
+        name = job.comfytunnel.tunnel if job.comfytunnel else None
+        (free if name is None else groups.setdefault(name, [])).append(job)
+    if as_json:
+        exits.tell(render.json_text({"tunnels": groups, "any": free}, indent=2))
+        return
+    for name, its in groups.items():
+        known = tunnels.get(name)
+        gone = f"{printable(name)}: not in the config"
+        exits.tell(gone if known is None else render.tunnel_line(name, known))
+        _tell_group(its)
+    if free:
+        exits.tell("any tunnel")
+        _tell_group(free)
+
+
+def _tell_group(found: list[wire.Job]) -> None:
+    for job in found:
+        exits.tell(f"  {render.job_line(job, now())}")
+    if not found:
+        exits.tell("  no jobs")
 
 
 @app.command("show")
@@ -97,6 +135,25 @@ def jobs_retry(
     for job_id in job_ids:
         job = client.retry(job_id)
         exits.tell(render.json_text(job) if as_json else render.safe(job).id)
+
+
+@app.command("move")
+def jobs_move(
+    job_id: JobId,
+    to: Annotated[str | None, typer.Option(metavar="NAME", help="The tunnel; otherwise any.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a job run on another tunnel's ComfyUI.
+
+    One that was given to a ComfyUI already may have run there, and then runs a second time; what it has left there is cancelled when that one is back.
+    """
+    client = connect()
+    before = client.job(job_id)
+    job = client.move_to(job_id, to)
+    exits.tell(render.json_text(job, indent=2) if as_json else render.job_line(job, now()))
+    extra = render.safe(job).comfytunnel
+    if extra is not None and before.comfytunnel is not None and extra.moves > before.comfytunnel.moves:
+        exits.say(f"note: {extra.note}")
 
 
 Order = Annotated[

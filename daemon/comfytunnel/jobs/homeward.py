@@ -102,9 +102,9 @@ class Homeward(Patience):
     async def _process(self) -> Process:
         return await self._marker.process(self.job.server)
 
-    async def _move(self, changes: Changes) -> None:
-        """Compare and set on disk; if somebody else was faster, take up what is there."""
-        after = await self._store.move(self.job.id, expect=self.job.stage, **changes)
+    async def _move(self, changes: Changes, at: str | None = None) -> None:
+        """Compare and set on disk; if somebody else was faster, or the job may not go to `at` any more, take up what is there."""
+        after = await self._store.move(self.job.id, expect=self.job.stage, at=at, **changes)
         after = after or await self._store.get(self.job.id)
         if after is not None:
             self.note(after)

@@ -8,6 +8,8 @@ is on disk before each act:
        └── not there┴─ proven lost ┴─ proven lost┘          │      every stage may end: failed, canceled, expired
        └────────────────────────────────────────────────────┘
 
+A job that somebody moves to another place waits again, too, from wherever it is (moving.py).
+
 What queue, history and the temp marker say about a job is judged in verdict.py and nowhere else.
 """
 
@@ -122,7 +124,8 @@ class Wanted(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One accepted workflow. All times are aware and UTC.
 
-    `id`: lower-case UUID, and ComfyUI's prompt_id; `remote_id` where an old ComfyUI insisted on its own. `tunnel`: the one that was asked for,
+    `id`: lower-case UUID, and ComfyUI's prompt_id; `given_as` what it is given in its stead since the job was moved away from another (which may
+    have it under the former), `remote_id` where an old ComfyUI insisted on its own. `moves`: how often it was moved away from a place that may have run it. `tunnel`: the one that was asked for,
     null for any; `place`: the one it was given to. `executions`: how often ComfyUI is known to have been given the prompt;
     `losses`: how often it has provably lost it. `attempts`: POSTs since the last loss; `refusals`: those of them that were answered 500 and left nothing behind.
     `wanted`: what comes home, while it does (none in an ended job). `server`: the temp marker of the ComfyUI process that got it.
@@ -163,13 +166,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     retry_of: str | None = None
     folder: str | None = None
     server: str | None = None
+    given_as: str | None = None
     remote_id: str | None = None
+    moves: int = 0
     wanted: tuple[Wanted, ...] = ()
 
     @property
     def prompt_id(self) -> str:
         """The id under which ComfyUI knows the job."""
-        return self.remote_id or self.id
+        return self.remote_id or self.given_id
+
+    @property
+    def given_id(self) -> str:
+        """The id that ComfyUI is asked to know it under."""
+        return self.given_as or self.id
 
     @property
     def ended(self) -> bool:
@@ -286,6 +296,7 @@ class Changes(TypedDict, total=False):
 
     status: Status
     stage: Stage
+    tunnel: str | None
     place: str | None
     priority: int
     rank: str | None
@@ -302,7 +313,9 @@ class Changes(TypedDict, total=False):
     note: str | None
     folder: str | None
     server: str | None
+    given_as: str | None
     remote_id: str | None
+    moves: int
     wanted: tuple[Wanted, ...]
 
 

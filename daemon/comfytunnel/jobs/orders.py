@@ -12,14 +12,15 @@ import structlog
 
 from comfytunnel.errors import NotFoundError, RefusedError, UsageError
 from comfytunnel.jobs import outputs
-from comfytunnel.jobs.floor import QUEUE, Floor
+from comfytunnel.jobs.floor import QUEUE
 from comfytunnel.jobs.model import Input, Job, Mode, NewJob, Queue, Stage, Status
+from comfytunnel.jobs.moving import Moving
 from comfytunnel.jobs.verdict import ended
 
 log = structlog.get_logger(__name__)
 
 
-class Orders(Floor):
+class Orders(Moving):
     @abstractmethod
     async def submit(self, new: NewJob) -> Job: ...
 

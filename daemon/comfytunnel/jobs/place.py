@@ -53,7 +53,7 @@ class Keep:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobsSettings:
     """`max_ahead`: jobs kept on the server behind the running one. `max_waiting`: jobs that may wait at most. `time_to_*`: what a job gets
-    that names no limit of its own. 0: no limit. Times in seconds, sizes in bytes.
+    that names no limit of its own. 0: no limit. `move_after`: how long a place may be away before its jobs are let go (moving.py); 0: for ever. Times in seconds, sizes in bytes.
 
     `settle`: what the far SSH server may still hold of a dead link is delivered within this time. `poll_*`: how often a job on
     the server is looked up when the websocket says nothing. `retry_max`: the longest pause after trouble with the road or our disk.
@@ -65,6 +65,7 @@ class JobsSettings:
     max_waiting: int = 0
     time_to_start: float = 0.0
     time_to_run: float = 0.0
+    move_after: float = 0.0
     forward_partner_key: bool = False
     keep: Keep = Keep()
     settle: float = 5.0

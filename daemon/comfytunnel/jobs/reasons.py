@@ -6,12 +6,14 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from comfytunnel.jobs.floor import Floor
 from comfytunnel.jobs.model import Job, LiveProgress, Mode, Preview, Stage, Status, Waits
+from comfytunnel.jobs.moving import Moving
 from comfytunnel.jobs.place import Place
 
 QUEUE_BEFORE = "queue"
 """The code of waiting for nothing but the jobs before it."""
+
+NO_TUNNEL = "no_tunnel"
 
 _HELD = {
     Mode.PAUSED: Waits("paused", "The queue is paused.", "Go on: comfytunnel queue resume"),
@@ -19,7 +21,7 @@ _HELD = {
 }
 
 
-class Reasons(Floor):
+class Reasons(Moving):
     def progress(self, job_id: str) -> LiveProgress | None:
         """The latest snapshot of a job that runs or is being fetched, else None."""
         run = self._run_of(job_id)
@@ -46,11 +48,17 @@ class Reasons(Floor):
         if job.ended:
             return None
         run = self._run_of(job.id)
+        why = self.in_doubt(job)
+        if why is not None:
+            return why
         if run is not None and run.waits is not None:
             return run.waits
         name = job.place or job.tunnel
         why = self.hindrance(name, waiting=job.stage is Stage.WAITING)
         if why is not None:
+            if why.code == NO_TUNNEL and name and len(self._places):
+                hint = f"Put it back, or let the job run elsewhere: comfytunnel jobs move {job.id}"
+                why = replace(why, hint=hint)
             return _dated(why, job)
         ahead = self.queue_position(job)
         if not ahead:
@@ -64,7 +72,7 @@ class Reasons(Floor):
         places = self._eligible(tunnel)
         if not places:
             text = f"The tunnel {tunnel!r} is not in the config." if tunnel else "No tunnel is configured."
-            return Waits("no_tunnel", text, "Run `comfytunnel setup` with the ssh command of your instance.")
+            return Waits(NO_TUNNEL, text, "Run `comfytunnel setup` with the ssh command of your instance.")
         if not waiting:
             return None
         if self._held():

@@ -135,9 +135,11 @@ class Run(Homeward):
             return
         link = self._place.gate.value.link
         try:
+            if self.job.moves and await self._taken_back():
+                return
             graph = await self._stage(workflow)
             await self.frames.first(self._listener)
-            if not self._at(Stage.WAITING) or self._held():
+            if not self._at(Stage.WAITING) or self._held() or self._elsewhere():
                 return  # inputs may have taken minutes to send
             server = await self._marker.ensure()
             if self._place.gate.value.link != link:
@@ -149,7 +151,8 @@ class Run(Homeward):
                     "server": server,
                     "attempts": self.job.attempts + 1,
                     "submitted_at": self._now(),
-                }
+                },
+                at=self._place.name,
             )
         except inputs.Unsendable as error:
             failure = error.failure
@@ -159,10 +162,10 @@ class Run(Homeward):
             self._doubt(error)
             return
         if not self._at(Stage.SUBMITTING):
-            return  # canceled in between
+            return  # canceled in between, or moved
         try:
             answer = await self._client.submit(
-                graph, self.job.id, self._client_id, partner_key=self._partner_key
+                graph, self.job.given_id, self._client_id, partner_key=self._partner_key
             )
         except Refused as error:
             refusal = ended(Status.FAILED, self._now(), rejected(error.body))
@@ -189,7 +192,7 @@ class Run(Homeward):
 
     async def _stage(self, workflow: Mapping[str, object]) -> Mapping[str, object]:
         """The graph as ComfyUI gets it: what of it is a file of ours lies there, and is called by ComfyUI's name. Returns early once the job
-        has ended meanwhile: a cancel does not wait for an upload."""
+        has ended or was moved meanwhile: neither waits for an upload."""
         wanted = await self._store.inputs(self.job.id)
         if not wanted:
             return workflow
@@ -200,17 +203,27 @@ class Run(Homeward):
             )
 
         work = inputs.staged(workflow, wanted, self._store.files, self._client, sending)
-        graph = await inputs.unless(self._has_ended(), work)
+        graph = await inputs.unless(self._is_gone(), work)
         self._settle_down()
         return graph or workflow
 
-    async def _has_ended(self) -> None:
-        """Wait until somebody has ended the job on disk."""
+    async def _is_gone(self) -> None:
+        """Wait until somebody has ended the job on disk, or wants it elsewhere."""
         async for _ in self._store.revision.changes():
             latest = await self._store.get(self.job.id)
-            if latest is not None and latest.ended:
+            if latest is not None and (latest.ended or latest.tunnel not in (None, self._place.name)):
                 self.note(latest)
                 return
+
+    def _elsewhere(self) -> bool:
+        return self.job.tunnel not in (None, self._place.name)
+
+    async def _taken_back(self) -> bool:
+        """Whether the job is back where it was moved away from, and nobody else has taken it: then it may be there, and is looked up."""
+        after = await self._store.take_back(self.job.id, self._place.name, self._now())
+        if after is not None:
+            self.note(after)
+        return after is not None
 
     async def _resolve(self) -> None:
         """Was the POST delivered? See the module's docstring for the rule."""
@@ -292,12 +305,12 @@ class Run(Homeward):
         self._listener.polled(len(queue))
         for seen, items in ((Seen.RUNNING, queue.running), (Seen.PENDING, queue.pending)):
             for item in items:
-                if item.prompt_id == job.prompt_id or item.job == job.id:
+                if item.prompt_id == job.prompt_id or item.job == job.given_id:
                     return Look(seen, item.prompt_id)
         entry = await self._client.history(job.prompt_id)
         if entry is None and job.stage is Stage.SUBMITTING:
             # A server before about 0.3.45 made up an id of its own, and knows ours only in extra_data.
-            entry = next((entry for entry in await self._client.recent() if entry.job == job.id), None)
+            entry = next((entry for entry in await self._client.recent() if entry.job == job.given_id), None)
         return Look(Seen.ABSENT) if entry is None else judged(entry)
 
     # --- written --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from comfytunnel.comfy.shapes import PARTNER_KEY
-from comfytunnel.errors import NotFoundError, RefusedError, StateError, UsageError
+from comfytunnel.errors import RefusedError, StateError, UsageError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.choosing import Choosing
 from comfytunnel.jobs.impatience import Impatience
@@ -79,6 +79,7 @@ class Scheduler(Orders, Reasons):
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 group.create_task(self._impatience.run(), name="impatience")
+                group.create_task(self._free_those_that_wait(), name="moving")
                 house = keep_house(self._store, lambda: self._settings.keep, self._now, self._keep_changed)
                 group.create_task(house, name="retention")
                 for place in list(self._places.values()):
@@ -121,13 +122,7 @@ class Scheduler(Orders, Reasons):
         parse_api_graph(new.workflow)
         await self.take_up()
         self._refuse_key(partner_key)
-        if new.tunnel is not None and new.tunnel not in self._places:
-            known = ", ".join(sorted(self._places)) or "none"
-            raise NotFoundError(
-                f"There is no tunnel called {new.tunnel!r}.",
-                hint=f"The config has: {known}.",
-                code="unknown_tunnel",
-            )
+        self._check_tunnel(new.tunnel)
         self._refuse_more()
         new = msgspec.structs.replace(
             new,

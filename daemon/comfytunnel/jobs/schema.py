@@ -88,6 +88,19 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE INDEX hooks_by_due ON hooks (due, target) WHERE due IS NOT NULL;
     """,
+    """
+    CREATE TABLE strays (
+        place TEXT NOT NULL,
+        given_id TEXT NOT NULL,
+        prompt_id TEXT NOT NULL,
+        server TEXT,
+        job_id TEXT NOT NULL,
+        counted INTEGER NOT NULL,
+        doomed INTEGER NOT NULL,
+        at REAL NOT NULL,
+        PRIMARY KEY (place, given_id)
+    ) WITHOUT ROWID;
+    """,
 )
 """`body` is the whole Job, Output, Asset, Input or Hook as JSON; what is searched for stands in columns of its own beside it."""
 

@@ -24,6 +24,7 @@ from comfytunnel.jobs.patience import RETRY_MIN
 from comfytunnel.jobs.place import JobsSettings, Place
 from comfytunnel.jobs.run import Run
 from comfytunnel.jobs.store import Store
+from comfytunnel.jobs.straying import Straying
 from comfytunnel.jobs.verdict import ended
 
 log = structlog.get_logger(__name__)
@@ -36,7 +37,8 @@ DISK_TROUBLES = frozenset({"disk_full", "folder_unwritable"})
 
 
 class Station:
-    """Owns its Runs. `gate_since`: when the gate opened, or began to be closed for the reason that it has now. `held`: whether nothing is to be
+    """Owns its Runs. `away`: since when the gate has not been open, by the loop's clock (a sleep of
+    this machine does not count) and by that on the wall. `gate_since`: when the gate opened, or began to be closed for the reason that it has now. `held`: whether nothing is to be
     given out. `deferring`: it has left a job to another station. `partner_keys`: by job id, forgotten when the job ends. `changed` is called whenever anything that a reader may see has changed; `back` gets a job that waits again."""
 
     def __init__(
@@ -74,7 +76,9 @@ class Station:
         self._choosing = choosing
         self._resting = False
         self.gate_since: datetime | None = None
+        self.away: tuple[float, datetime] | None = None
         self._marker = Marker(place.client)
+        self.straying = Straying(place, store, self._marker, settings)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._taking: str | None = None
 
@@ -83,6 +87,7 @@ class Station:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.listener.run(), name=f"websocket of {self.place.name}")
             group.create_task(self._watch_gate(), name=f"gate of {self.place.name}")
+            group.create_task(self.straying.run(), name=f"strays of {self.place.name}")
             for job in left_over:
                 self._start(group, job)
             setbacks = 0
@@ -151,7 +156,7 @@ class Station:
 
     def apply(self, settings: JobsSettings) -> None:
         """Use other settings from now on."""
-        self._settings = settings
+        self._settings = self.straying.settings = settings
         for run in self.runs.values():
             run.settings = settings
         self.stir.set()
@@ -242,6 +247,10 @@ class Station:
     async def _watch_gate(self) -> None:
         told: tuple[bool, str] | None = None
         async for gate in self.place.gate.changes():
+            if gate.open:
+                self.away = None
+            elif self.away is None:
+                self.away = asyncio.get_running_loop().time(), self._now()
             is_so = (gate.open, gate.why.code if gate.why is not None else "")
             if is_so != told:
                 told, self.gate_since = is_so, self._now()

@@ -1,5 +1,5 @@
-"""The jobs on disk. The program's SQL is here, in schema.py (the tables), assetstore.py (uploads), hookstore.py
-(webhooks) and attic.py (what is forgotten).
+"""The jobs on disk. The program's SQL is here, in schema.py (the tables), strays.py (a job's row, and what moved jobs leave
+behind), assetstore.py (uploads), hookstore.py (webhooks) and attic.py (what is forgotten).
 
 Every change of a job takes the next revision, so the table is the event log: `revision` only pokes, readers ask `since(n)`.
 
@@ -17,9 +17,9 @@ from uuid import uuid4
 import msgspec
 
 from comfytunnel.errors import UsageError
-from comfytunnel.jobs.attic import Attic
 from comfytunnel.jobs.hookstore import HookStore
 from comfytunnel.jobs.model import Changes, Input, Job, NewJob, Output, Stage, Status, apply
+from comfytunnel.jobs.strays import Strays
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ _outputs = msgspec.json.Decoder(Output)
 _inputs = msgspec.json.Decoder(Input)
 
 
-class Store(Attic, HookStore):
+class Store(Strays, HookStore):
     """Open with `await Store.open(path)`; every method may raise StateError (full disk, broken file)."""
 
     async def add(self, new: NewJob, *, now: datetime, claim: str | None = None) -> Job:
@@ -151,9 +151,16 @@ class Store(Attic, HookStore):
         return await self._run(read)
 
     async def move(
-        self, job_id: str, *, expect: Stage | set[Stage], **changes: Unpack[Changes]
+        self,
+        job_id: str,
+        *,
+        expect: Stage | set[Stage],
+        at: str | None = None,
+        leaving: datetime | None = None,
+        **changes: Unpack[Changes],
     ) -> Job | None:
-        """Compare and set: the job after the move, or None if its stage is not (any more) as expected.
+        """Compare and set: the job after the move, or None if its stage is not (any more) as expected. `at`: nor if it may not go to this place
+        (any more). `leaving`: now; what it leaves behind at its place is written down with the move.
 
         Raises IllegalMoveError for a move that the model does not allow.
         """
@@ -161,8 +168,10 @@ class Store(Attic, HookStore):
 
         def change() -> Job | None:
             job = self._get(job_id)
-            if job is None or job.stage not in expected:
+            if job is None or job.stage not in expected or (at is not None and job.tunnel not in (None, at)):
                 return None
+            if leaving is not None:
+                self._leave(job, leaving)
             after = self._put(apply(job, changes, self._next()))
             if (
                 after.stage is Stage.WAITING
@@ -179,8 +188,8 @@ class Store(Attic, HookStore):
 
         def insert() -> None:
             job = self._get(output.job_id)
-            if job is None or job.ended:
-                return
+            if job is None or job.stage in (Stage.WAITING, Stage.ENDED):
+                return  # it was canceled, or moved away
             self._db.execute(
                 "INSERT OR REPLACE INTO outputs (asset_id, job_id, ord, body, path, size) VALUES (?, ?, ?, ?, ?, ?)",
                 (
@@ -273,29 +282,7 @@ class Store(Attic, HookStore):
                 details={f"{kind or 'job'}_id": made},
             )
 
-    def _get(self, job_id: str) -> Job | None:
-        row = self._db.execute("SELECT body FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        return None if row is None else _jobs.decode(row[0])
-
-    def _put(self, job: Job) -> Job:
-        self._db.execute(
-            "UPDATE jobs SET revision = ?, status = ?, stage = ?, body = ?, ended_at = ? WHERE id = ?",
-            (
-                job.revision,
-                job.status,
-                job.stage,
-                msgspec.json.encode(job),
-                _seconds(job.completed_at),
-                job.id,
-            ),
-        )
-        return job
-
     # What follows runs in the event loop.
 
     async def _select(self, sql: str, given: Iterable[Any]) -> list[Job]:
         return await self._run(lambda: [_jobs.decode(row[0]) for row in self._db.execute(sql, tuple(given))])
-
-
-def _seconds(at: datetime | None) -> float | None:
-    return None if at is None else at.timestamp()

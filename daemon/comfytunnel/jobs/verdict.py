@@ -92,7 +92,7 @@ def given(job: Job, prompt_id: str | None, now: datetime) -> Changes:
         "status": Status.QUEUED,
         "executions": job.executions + 1,
         "submitted_at": job.submitted_at or now,
-        "remote_id": prompt_id if prompt_id != job.id else None,
+        "remote_id": prompt_id if prompt_id != job.given_id else None,
     }
 
 
@@ -153,6 +153,26 @@ def lost(job: Job, now: datetime, what: str = "the job") -> Changes:
         "losses": losses,
         "wanted": (),
         "note": f"ComfyUI was restarted and lost {what}; queued again ({losses} of at most {MAX_LOSSES} times).",
+    }
+
+
+def moved(job: Job, tunnel: str | None, given_as: str, now: datetime) -> Changes:
+    """The user's word: the job waits for another place, although the one that it was given to may run it, may have run it, or may be
+    rendering it now. There it gets an id of its own, so that the two are never taken for each other."""
+    return {
+        "stage": Stage.WAITING,
+        "status": Status.QUEUED,
+        "tunnel": tunnel,
+        "place": None,
+        "server": None,
+        "given_as": given_as,
+        "remote_id": None,
+        "started_at": None,
+        "attempts": 0,
+        "refusals": 0,
+        "moves": job.moves + 1,
+        "wanted": (),
+        "note": f"It was moved away from {job.place} at {now:%Y-%m-%d %H:%M:%S} UTC, and may have run there as well.",
     }
 
 
