@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -11,6 +12,10 @@ def main() -> None:
         from comfytunnel.cli.daemon import main as daemon
 
         sys.exit(daemon(sys.argv[2:]))
+    if (
+        "_COMFYTUNNEL_COMPLETE" in os.environ
+    ):  # somebody has pressed TAB: typer needs no rich for that, and takes our words for its markup
+        sys.modules["rich"] = None  # type: ignore[assignment]  # Python's word for "not found"
     from comfytunnel.cli.main import main as commands
 
     commands()

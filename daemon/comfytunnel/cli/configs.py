@@ -14,7 +14,12 @@ from comfytunnel.cli.daemons import connect
 from comfytunnel.errors import ConfigError
 from comfytunnel.printable import printable
 
-app = typer.Typer(help="Check, show and reload the config.", rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(
+    help="Check, show and reload the config.",
+    epilog="Example: comfytunnel config check",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 File = Annotated[
@@ -22,9 +27,9 @@ File = Annotated[
 ]
 
 
-@app.command("check")
+@app.command("check", epilog="Example: comfytunnel config check")
 def check(file: File = None, as_json: AsJson = False) -> None:
-    """Read the config and name every mistake (exit 2)."""
+    """Read the config and name every mistake. Exit code 2 if there is one."""
     from comfytunnel import config
 
     path = file or paths.config_path()
@@ -40,9 +45,12 @@ def check(file: File = None, as_json: AsJson = False) -> None:
     exits.tell(render.json_text(good, indent=2) if as_json else f"{printable(str(path))}: good")
 
 
-@app.command("show")
+@app.command("show", epilog="Example: comfytunnel config show")
 def show(file: File = None, as_json: AsJson = False) -> None:
-    """Print every setting with its value, those that the file leaves out too, as one may write them there."""
+    """Print every setting with its value.
+
+    Those that the file leaves out too, and all as one may write them there.
+    """
     from comfytunnel import config
     from comfytunnel.cli import asfile
 
@@ -62,16 +70,16 @@ def show(file: File = None, as_json: AsJson = False) -> None:
     exits.tell("\n".join(map(printable, lines)))
 
 
-@app.command("path")
+@app.command("path", epilog="Example: comfytunnel config path")
 def path(as_json: AsJson = False) -> None:
     """Print where the config lies."""
     where = str(paths.config_path())
     exits.tell(render.json_text({"path": where}) if as_json else printable(where))
 
 
-@app.command("reload")
+@app.command("reload", epilog="Example: comfytunnel config reload")
 def reload(as_json: AsJson = False) -> None:
-    """Let the running daemon read its config again; a broken one changes nothing and is told."""
+    """Let the running daemon read its config again. A broken one changes nothing and is told."""
     answer = connect().reload()
     if as_json:
         exits.tell(render.json_text(answer, indent=2))

@@ -6,6 +6,13 @@ from comfytunnel import __version__
 from comfytunnel.cli import exits
 from comfytunnel.client import Client
 
+COMPLETION_PATIENCE = 0.5  # seconds; somebody has pressed TAB
+
+
+def for_completion() -> Client:
+    """Return a client that says nothing and does not wait."""
+    return Client(timeout=COMPLETION_PATIENCE)
+
 
 def connect() -> Client:
     """Return a client that says once, on stderr, if the daemon is of another version than this command."""

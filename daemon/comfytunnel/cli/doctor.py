@@ -17,6 +17,7 @@ import typer
 
 from comfytunnel import paths, wire
 from comfytunnel.cli import exits, render
+from comfytunnel.cli.completing import tunnel_names
 from comfytunnel.cli.daemons import connect
 from comfytunnel.cli.jobs import AsJson
 from comfytunnel.errors import ConfigError, NotRunningError
@@ -26,10 +27,13 @@ _INDENT = " " * 32  # where a step's words begin
 
 
 def doctor(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One tunnel; otherwise all.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="One tunnel; otherwise all.", autocompletion=tunnel_names),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take the whole road step by step, from the config to the disk, and say where it is broken and what to do.
+    """Find out where the road is broken, and what to do. The whole road is taken step by step, from the config to the disk.
 
     Exit code 0 when nothing fails, 1 when something does, 3 when no daemon runs (then only the config and the socket are looked at).
     """

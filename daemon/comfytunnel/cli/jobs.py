@@ -10,13 +10,16 @@ import typer
 
 from comfytunnel import wire
 from comfytunnel.cli import exits, render
+from comfytunnel.cli.completing import job_ids
 from comfytunnel.cli.daemons import connect
 from comfytunnel.printable import printable
 
-app = typer.Typer(help="Look at jobs and act on them.", rich_markup_mode=None)
+app = typer.Typer(
+    help="Look at jobs and act on them.", epilog="Example: comfytunnel jobs", rich_markup_mode=None
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.", autocompletion=job_ids)]
 Folder = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="DIR", help="Copy the files here; nothing is overwritten."),
@@ -41,7 +44,7 @@ def jobs(context: typer.Context, by_tunnel: ByTunnel = False, as_json: AsJson = 
         jobs_list(by_tunnel=by_tunnel, as_json=as_json)
 
 
-@app.command("list")
+@app.command("list", epilog="Example: comfytunnel jobs list --status failed")
 def jobs_list(
     status: Annotated[
         str | None, typer.Option(metavar="STATUS", help="Only these: queued, running, failed, ...")
@@ -100,14 +103,14 @@ def _tell_group(found: list[wire.Job]) -> None:
         exits.tell("  no jobs")
 
 
-@app.command("show")
+@app.command("show", epilog="Example: comfytunnel jobs show 6af9aef3-12ac-41f6-bd7a-d70e954ea31f")
 def jobs_show(job_id: JobId, as_json: AsJson = False) -> None:
     """Show all about one job."""
     job = connect().job(job_id)
     exits.tell(render.json_text(job, indent=2) if as_json else render.job_text(job, now()))
 
 
-@app.command("wait")
+@app.command("wait", epilog="Example: comfytunnel jobs wait 6af9aef3-12ac-41f6-bd7a-d70e954ea31f -o .")
 def jobs_wait(job_id: JobId, output: Folder = None, timeout: Timeout = None, as_json: AsJson = False) -> None:
     """Follow a job to its end and print the paths of its files."""
     from comfytunnel.cli.run import wait_for
@@ -115,9 +118,12 @@ def jobs_wait(job_id: JobId, output: Folder = None, timeout: Timeout = None, as_
     raise typer.Exit(wait_for(connect(), job_id, folder=output, as_json=as_json, timeout=timeout))
 
 
-@app.command("cancel")
+@app.command("cancel", epilog="Example: comfytunnel jobs cancel 6af9aef3-12ac-41f6-bd7a-d70e954ea31f")
 def jobs_cancel(
-    job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], as_json: AsJson = False
+    job_ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="The jobs' ids.", autocompletion=job_ids)
+    ],
+    as_json: AsJson = False,
 ) -> None:
     """Cancel jobs. One that runs stops between two of its steps."""
     client = connect()
@@ -126,18 +132,21 @@ def jobs_cancel(
         exits.tell(render.json_text(job) if as_json else render.job_line(job, now()))
 
 
-@app.command("retry")
+@app.command("retry", epilog="Example: comfytunnel jobs retry 6af9aef3-12ac-41f6-bd7a-d70e954ea31f")
 def jobs_retry(
-    job_ids: Annotated[list[str], typer.Argument(metavar="ID...")], as_json: AsJson = False
+    job_ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="The jobs' ids.", autocompletion=job_ids)
+    ],
+    as_json: AsJson = False,
 ) -> None:
-    """Submit ended jobs once more, and print the ids of the new ones."""
+    """Submit ended jobs once more and print the new ids."""
     client = connect()
     for job_id in job_ids:
         job = client.retry(job_id)
         exits.tell(render.json_text(job) if as_json else render.safe(job).id)
 
 
-@app.command("move")
+@app.command("move", epilog="Example: comfytunnel jobs move 6af9aef3-12ac-41f6-bd7a-d70e954ea31f --to second")
 def jobs_move(
     job_id: JobId,
     to: Annotated[str | None, typer.Option(metavar="NAME", help="The tunnel; otherwise any.")] = None,
@@ -158,7 +167,7 @@ def jobs_move(
 
 Order = Annotated[
     Literal["pause", "resume", "drain"] | None,
-    typer.Argument(help="Nothing: show it.", show_default=False),
+    typer.Argument(metavar="[pause|resume|drain]", help="What to do; nothing: show it.", show_default=False),
 ]
 
 

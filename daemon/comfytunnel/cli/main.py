@@ -6,14 +6,18 @@ a hint and an exit code (exits.py), never in a traceback; `main` is the only pla
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from comfytunnel import __version__, wire
 from comfytunnel.cli import configs, doctor, exits, jobs, render, setups
+from comfytunnel.cli import daemon as options
+from comfytunnel.cli.completing import ASKED, completion, learn_shells, tunnel_names
 from comfytunnel.cli.daemons import connect
 from comfytunnel.cli.inputs import Inputs, with_files
 from comfytunnel.cli.jobs import AsJson, Folder, Timeout, now
@@ -26,6 +30,7 @@ app = typer.Typer(
     name="comfytunnel",
     help="Keeps the SSH tunnel to a rented ComfyUI alive and runs workflows through it.",
     epilog="Exit codes: 0 done, 1 failed, 2 usage or config, 3 daemon not running, 4 timed out, 5 refused.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -38,15 +43,22 @@ Workflow = Annotated[
     str, typer.Argument(metavar="WORKFLOW.json", help="A workflow in API format; - reads stdin.")
 ]
 OnTunnel = Annotated[
-    str | None, typer.Option("--tunnel", metavar="NAME", help="Run it there; otherwise anywhere.")
+    str | None,
+    typer.Option(
+        "--tunnel", metavar="NAME", help="Run it there; otherwise anywhere.", autocompletion=tunnel_names
+    ),
 ]
-Label = Annotated[str | None, typer.Option("--label", help="A name for the job, for you to find it by.")]
+Label = Annotated[
+    str | None, typer.Option("--label", metavar="TEXT", help="A name for the job, for you to find it by.")
+]
 Ttl = Annotated[
     float | None,
     typer.Option("--ttl", metavar="SECONDS", min=0.001, help="Let it expire unless it runs by then."),
 ]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Fail rather than wait for a tunnel or ComfyUI.")]
-Priority = Annotated[int, typer.Option("--priority", min=-1000, max=1000, help="Higher runs earlier.")]
+Priority = Annotated[
+    int, typer.Option("--priority", metavar="N", min=-1000, max=1000, help="Higher runs earlier.")
+]
 Webhook = Annotated[
     str | None,
     typer.Option("--webhook", metavar="URL", help="Tell http(s)://... or unix:/PATH when the job has ended."),
@@ -63,6 +75,8 @@ REDRAW = 1.0  # seconds between two looks of `status --watch`
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    if ASKED in os.environ:
+        learn_shells()
     try:
         app(prog_name="comfytunnel")
     except Error as error:
@@ -78,29 +92,34 @@ def root(
         raise typer.Exit
 
 
-@app.command(
-    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
-def daemon(context: typer.Context) -> None:
-    """Run the daemon in the foreground: tunnels, jobs, control socket."""
-    from comfytunnel.cli.daemon import main as run
-
-    raise typer.Exit(run(context.args))
-
-
-app.command(context_settings={"ignore_unknown_options": True})(
-    setups.setup
-)  # an ssh line may stand without quotes
-
-
-app.command()(doctor.doctor)
+@app.command(epilog="Example: comfytunnel daemon --config ./config.toml")
+def daemon(
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help=options.CONFIG)] = None,
+    socket: Annotated[Path | None, typer.Option("--socket", metavar="PATH", help=options.SOCKET)] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option("--state-dir", metavar="DIR", help=options.STATE_DIR)
+    ] = None,
+) -> None:
+    """Run the daemon in the foreground. It holds the tunnels, runs the jobs and serves the control socket."""
+    given = {"--config": config, "--socket": socket, "--state-dir": state_dir}
+    arguments = [f"{name}={path}" for name, path in given.items() if path is not None]
+    raise typer.Exit(options.main(arguments))
 
 
-@app.command()
+app.command(
+    epilog="Example: comfytunnel setup 'ssh -p 13273 root@ssh2.vast.ai'",
+    context_settings={"ignore_unknown_options": True},
+)(setups.setup)  # an ssh line may stand without quotes
+
+
+app.command(epilog="Example: comfytunnel doctor")(doctor.doctor)
+
+
+@app.command(epilog="Example: comfytunnel demo")
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running to play with.")] = False,
 ) -> None:
-    """Show the whole road on this machine: a remote of our own, a daemon, one picture, one cut."""
+    """Show the whole road on this machine. A remote of our own, a daemon, one picture, one cut: no instance is needed."""
     try:
         from comfytunnel.demo.run import run_demo
 
@@ -110,13 +129,13 @@ def demo(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog="Example: comfytunnel status --watch")
 def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on and show every change.")] = False,
     history: Annotated[bool, typer.Option("--history", help="Show the outages, the newest first.")] = False,
 ) -> None:
-    """Say what state the tunnels are in, why, and what happens next."""
+    """Say what state the tunnels are in, why, and what comes next."""
     client = connect()
     if history:
         outages = client.outages(limit=None if as_json else OUTAGES_SHOWN)
@@ -151,10 +170,13 @@ def _watch_status(client: Client) -> None:
             return
 
 
-@app.command()
+@app.command(epilog="Example: comfytunnel wait --for up --timeout 60")
 def wait(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The tunnel; otherwise any of them.")
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="The tunnel; otherwise any of them.", autocompletion=tunnel_names
+        ),
     ] = None,
     goal: Annotated[
         Literal["up", "serving"], typer.Option("--for", help="The link, or ComfyUI behind it.")
@@ -162,7 +184,7 @@ def wait(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Wait until a tunnel can be used: NAME, or any of them. A daemon that is only just starting is waited for, too.
+    """Wait until a tunnel can be used. NAME, or any of them. A daemon that is only just starting is waited for, too.
 
     Ends at once (exit 1) when it can only wait for you: the tunnel is down on purpose or halted. With --timeout it waits even then.
     """
@@ -221,7 +243,7 @@ def _find_daemon(client: Client, seconds: float) -> None:
             return
 
 
-@app.command()
+@app.command(epilog="Example: comfytunnel up")
 def up(name: TunnelName = None, as_json: AsJson = False) -> None:
     """Bring a tunnel up and keep it up."""
     client = connect()
@@ -229,7 +251,7 @@ def up(name: TunnelName = None, as_json: AsJson = False) -> None:
     _tell_tunnel(chosen, client.up(chosen), as_json)
 
 
-@app.command()
+@app.command(epilog="Example: comfytunnel down")
 def down(name: TunnelName = None, as_json: AsJson = False) -> None:
     """Take a tunnel down until `up`."""
     client = connect()
@@ -237,7 +259,7 @@ def down(name: TunnelName = None, as_json: AsJson = False) -> None:
     _tell_tunnel(chosen, client.down(chosen), as_json)
 
 
-@app.command()
+@app.command(epilog="Example: comfytunnel reconnect default")
 def reconnect(name: TunnelName = None, as_json: AsJson = False) -> None:
     """Drop the link and make a new one at once."""
     client = connect()
@@ -245,17 +267,17 @@ def reconnect(name: TunnelName = None, as_json: AsJson = False) -> None:
     _tell_tunnel(chosen, client.reconnect(chosen), as_json)
 
 
-app.command()(trust)
-app.command()(jobs.queue)
+app.command(epilog="Example: comfytunnel trust")(trust)
+app.command(epilog="Example: comfytunnel queue pause")(jobs.queue)
 
 
 def _tell_tunnel(name: str, tunnel: wire.Tunnel, as_json: bool) -> None:
     exits.tell(render.json_text(tunnel, indent=2) if as_json else render.tunnel_line(name, tunnel))
 
 
-@app.command()
+@app.command(epilog="Example: comfytunnel events --json")
 def events(as_json: AsJson = False) -> None:
-    """Show what happens as it happens, a line for each event, until Ctrl-C."""
+    """Show what happens as it happens, until Ctrl-C. A line for each event."""
     _follow_events(connect(), as_json)
 
 
@@ -285,7 +307,7 @@ def _follow_events(client: Client, as_json: bool) -> None:
     )
 
 
-@app.command()
+@app.command(epilog="Example: comfytunnel run workflow.json --input 10.image=photo.png -o .")
 def run(
     workflow: Workflow,
     output: Folder = None,
@@ -298,7 +320,7 @@ def run(
     webhook: Webhook = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a workflow, show its progress, print the paths of its files.
+    """Run a workflow and print the paths of its files. Its progress is shown meanwhile.
 
     Ctrl-C asks whether to cancel the job or leave it running; without a terminal it is left running. Either way the exit code is 1.
     """
@@ -320,7 +342,7 @@ def run(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog="Example: comfytunnel submit workflow.json --label first")
 def submit(
     workflow: Workflow,
     inputs: Inputs = None,
@@ -332,7 +354,7 @@ def submit(
     webhook: Webhook = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hand over a workflow and print the job's id; it runs when a tunnel is there."""
+    """Hand over a workflow and print the job's id. It runs when a tunnel is there."""
     from comfytunnel.cli.run import read_workflow
 
     client = connect()
@@ -341,3 +363,6 @@ def submit(
         graph, tunnel=tunnel, label=label, priority=priority, ttl=ttl, fail_fast=fail_fast, webhook=webhook
     )
     exits.tell(render.json_text(job, indent=2) if as_json else render.safe(job).id)
+
+
+app.command(epilog="Example: comfytunnel completion bash")(completion)

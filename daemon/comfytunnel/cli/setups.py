@@ -37,7 +37,7 @@ def setup(
     yes: Annotated[bool, typer.Option("--yes", help="Agree to what is shown.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the config from an ssh command line; a running daemon takes it up."""
+    """Write the config from an ssh command line. A running daemon takes it up."""
     from comfytunnel.app import look_at_host_key
     from comfytunnel.cli.setup import STOPPED, HostKeyLook, run_setup
     from comfytunnel.config import TunnelConfig

@@ -32,7 +32,7 @@ def trust(
     yes: Annotated[bool, typer.Option("--yes", help="Trust whatever key the host shows now.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the host's known and present key, ask, and trust the present one from now on.
+    """Trust the key that the host shows now. The known and the present one are shown first, and you are asked.
 
     Exit codes: 0 trusted now or before, 1 not agreed or the host cannot be reached, 5 it shows another key or a revoked one.
     """

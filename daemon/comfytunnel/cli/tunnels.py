@@ -6,11 +6,15 @@ from typing import Annotated
 
 import typer
 
+from comfytunnel.cli.completing import tunnel_names
 from comfytunnel.client import Client
 from comfytunnel.errors import UsageError
 
 TunnelName = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="The tunnel; needed if there are several.")
+    str | None,
+    typer.Argument(
+        metavar="[NAME]", help="The tunnel; needed if there are several.", autocompletion=tunnel_names
+    ),
 ]
 
 
