@@ -1,0 +1,70 @@
+"""Thousands of interleavings of all that can go wrong, each from a seed: WALK_SEED=n runs that one alone, with its log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from comfytunnel.jobs.store import Store
+from tests.walks.judge import WATCH
+from tests.walks.walk import walk
+
+WALKS = 2000
+CHUNK = 40
+SETTLE = 5.0
+SEED = os.environ.get("WALK_SEED")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty database of ours that writes down every change of a job. Without logs: they would take half of the time."""
+    path = tmp_path_factory.mktemp("template") / "jobs.db"
+
+    async def make() -> None:
+        store = await Store.open(path)
+        await store.close()
+
+    asyncio.run(make())
+    with sqlite3.connect(path) as database:
+        database.executescript(WATCH)
+    database.close()
+    server, tracing = logging.getLogger("aiohttp.server"), sys.gettrace()
+    if SEED is None:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+        server.setLevel(logging.CRITICAL + 1)
+    sys.settrace(None)  # what is covered is asked of the other tests: here it would double the time
+    yield path
+    sys.settrace(tracing)
+    structlog.reset_defaults()
+    server.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("first", [int(SEED)] if SEED else range(0, WALKS, CHUNK))
+def test_each_job_ends_once_runs_once_and_its_pictures_are_here(
+    first: int, tmp_path: Path, template: Path
+) -> None:
+    """A POST may be delivered up to the settle time after its connection has ended."""
+    for seed in range(first, first + (1 if SEED else CHUNK)):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        walk(folder, template, seed, late=SETTLE)
+        shutil.rmtree(folder)
+
+
+def test_a_seed_is_one_walk(tmp_path: Path, template: Path) -> None:
+    """What happens depends on the seed and on nothing else."""
+    told = []
+    for name in ("once", "again"):
+        (tmp_path / name).mkdir()
+        done = walk(tmp_path / name, template, 7, late=SETTLE)
+        told.append((done.world.told, done.world.far.executions, done.loop.now))
+    assert told[0] == told[1]
