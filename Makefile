@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 # Most tests wait for something most of the time: two at once take half the time even on two cores.
 WORKERS ?= 2
 
-.PHONY: demo test test-system check bench soak clean
+.PHONY: demo test test-system check bench share soak clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -29,6 +29,10 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench
+
+# The manual pages and the shells' completion, anew. Tests say when they are stale.
+share: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.packaging.share
 
 # Faults in random order around a daemon that is in use. SOAK_SECONDS (600) and SOAK_SEED are taken from the environment.
 soak: $(VENV)/.installed-dev

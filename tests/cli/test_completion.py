@@ -69,7 +69,6 @@ async def bash(cli: Cli, *words: str) -> list[str]:
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
 async def test_the_command_prints_what_lies_in_share(alone: Cli, name: str) -> None:
-    """To make them anew: comfytunnel completion SHELL > share/..."""
     ran = await alone("completion", name)
     assert (ran.code, ran.out, ran.err) == (0, INSTALLED[name].read_text(), "")
 
