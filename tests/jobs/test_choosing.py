@@ -162,6 +162,26 @@ async def test_a_place_that_comes_up_takes_what_waits(tmp_path: Path) -> None:
             await made.ends(each)
 
 
+async def test_a_position_counts_what_is_before_a_job_where_it_may_go(tmp_path: Path) -> None:
+    """One on a server counts those of that server; one that asks for a tunnel does not count those that ask for another."""
+    async with pair(tmp_path) as made:
+        given = [
+            await made.submit(picture(n, seconds=20.0, steps=400), tunnel=tunnel)
+            for n, tunnel in enumerate(["default", "other", "default", "other"])
+        ]
+        for job in given:
+            await made.reaches(job, Stage.ON_SERVER)
+        waiting = [
+            await made.submit(picture(9), tunnel=tunnel) for tunnel in ("default", "other", None, "other")
+        ]
+        positions = [made.scheduler.queue_position(await made.job(job)) for job in given[2:] + waiting]
+        assert positions == [1, 1, 2, 2, 6, 4]
+        for job in reversed(given + waiting):
+            await made.scheduler.cancel(job.id)
+        for job in given:
+            await made.ends(job)
+
+
 async def test_many_jobs_on_two_places_run_once_each_and_both_work(tmp_path: Path) -> None:
     async with pair(tmp_path) as made:
         jobs = [await made.submit(picture(n, seconds=0.05)) for n in range(30)]

@@ -29,7 +29,7 @@ def a_job(seq: int, priority: int = 0, tunnel: str | None = None, *, hasty: bool
 
 
 def order(line: Line, jobs: list[Job]) -> list[int]:
-    return [job.seq for job in sorted(jobs, key=lambda job: line.position(job.id) or 0)]
+    return [job.seq for job in sorted(jobs, key=lambda job: line.ahead(job.id) or 0)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), max_size=60))

@@ -100,6 +100,34 @@ async def test_a_job_that_nobody_took_up_goes_on_where_it_was(tmp_path: Path) ->
         assert await made.store.strays("default") == []
 
 
+async def test_a_job_whose_submission_is_in_doubt_moves_by_word_and_its_late_start_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The POST arrived, its answer did not, and the instance went away: nobody here knows, and the job says how often it was moved."""
+    async with pair(tmp_path) as made:
+        real = made.store.move
+
+        async def losing(job_id: str, **given: Any) -> Job | None:
+            if given.get("place") == "default":
+                made.far.faults.drop_prompt_response = 1
+                made.link_down()
+            return await real(job_id, **given)
+
+        monkeypatch.setattr(made.store, "move", losing)
+        job = await made.submit(picture(1, **LONG), tunnel="default")
+        async with asyncio.timeout(DEADLINE):
+            await made.far.until(lambda: made.far.executions == [job.id])
+        assert (await made.job(job)).stage is Stage.SUBMITTING
+        await made.scheduler.move_to(job.id, None)
+        there = await made.reaches(job, Status.RUNNING)
+        assert (there.place, there.executions, there.moves) == ("other", 1, 1)
+        made.link_up()
+        await cleared(made, "default")
+        assert is_idle(made.far)
+        await made.scheduler.cancel(job.id)
+        assert (await made.ends(job)).status is Status.CANCELED
+
+
 async def test_a_move_outlives_a_kill(tmp_path: Path) -> None:
     """What is to be cleared is on disk with the move."""
     async with pair(tmp_path) as made:

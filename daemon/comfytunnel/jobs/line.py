@@ -65,10 +65,15 @@ class Line:
             del self._keys[self._index(key)]
         return key
 
-    def position(self, job_id: str) -> int | None:
-        """How many stand before it."""
+    def ahead(self, job_id: str) -> int | None:
+        """How many of those before it could take its turn: those that ask for other tunnels can't."""
         key = self._by_id.get(job_id)
-        return None if key is None else self._index(key)
+        if key is None:
+            return None
+        at = self._index(key)
+        if key.tunnel is None or self.wanting(key.tunnel) == len(self._keys):
+            return at
+        return sum(1 for other in self._keys[:at] if other.tunnel in (None, key.tunnel))
 
     def first(self, tunnel: str, *, named: bool = False) -> str | None:
         """The id of the first job that may go through this tunnel; `named`: that asks for it."""

@@ -34,14 +34,17 @@ class Reasons(Moving):
         return run.meter.preview if run is not None and run.meter is not None else None
 
     def queue_position(self, job: Job) -> int | None:
-        """How many jobs are ahead of a queued one, from 0; None for one that is not queued."""
+        """How many jobs are ahead of a queued one wherever it may go, from 0; None for one that is not queued."""
         if job.status is not Status.QUEUED:
             return None
-        given = [run.job.id for station in self._stations.values() for run in station.on_server()]
-        if job.id in given:
-            return given.index(job.id)
-        position = self._line.position(job.id)
-        return None if position is None else len(given) + position
+        given = 0
+        for name, station in self._stations.items():
+            ids = [run.job.id for run in station.on_server()]
+            if job.id in ids:
+                return ids.index(job.id)
+            given += len(ids) if job.tunnel in (None, name) else 0
+        ahead = self._line.ahead(job.id)
+        return None if ahead is None else given + ahead
 
     def waits_for(self, job: Job) -> Waits | None:
         """What a job that is not running waits for: the user, a link, ComfyUI, room on the disk, the jobs before it. None if it goes on."""
