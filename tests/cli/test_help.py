@@ -53,9 +53,7 @@ def test_its_example_is_one_of_it_and_can_be_typed(path: tuple[str, ...]) -> Non
 def test_every_option_and_argument_is_explained(path: tuple[str, ...]) -> None:
     for parameter in COMMANDS[path].params:
         assert parameter.help, parameter.name
-    shown = COMMANDS[path].get_help(COMMANDS[path].make_context("x", [], resilient_parsing=True))
-    assert "<str>" not in shown, "say what it is"
-    assert "<int" not in shown, "say what it is"
+        assert getattr(parameter, "is_flag", False) or parameter.metavar, f"say what {parameter.name} takes"
 
 
 def test_the_quick_way_of_the_daemon_takes_what_its_help_says(capsys: pytest.CaptureFixture[str]) -> None:

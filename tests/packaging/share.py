@@ -100,16 +100,11 @@ def command_lines(path: tuple[str, ...], command: Any) -> Iterator[str]:
     for option in command.params:
         if option.param_type_name != "option":
             continue
-        value = "" if option.is_flag else f" \\fI{text(_value_of(option), whole=True)}\\fR"
+        value = "" if option.is_flag else f" \\fI{text(option.metavar, whole=True)}\\fR"
         default = "" if option.is_flag or option.default is None else f" Default: {option.default}."
         yield from tagged(", ".join(map(bold, option.opts)) + value, f"{option.help}{default}")
     example = (command.epilog or "").removeprefix(EXAMPLE)
     yield from (".PP", EXAMPLE.strip(), ".PP", ".RS 4", ".nf", text(example, whole=True), ".fi", ".RE")
-
-
-def _value_of(option: Any) -> str:
-    choices = getattr(option.type, "choices", None)
-    return str(option.metavar or ("|".join(map(str, choices)) if choices else option.name.upper()))
 
 
 def _spread(found: list[str]) -> Iterator[str]:

@@ -28,7 +28,8 @@ def wait(
         ),
     ] = None,
     goal: Annotated[
-        Literal["up", "serving"], typer.Option("--for", help="The link, or ComfyUI behind it.")
+        Literal["up", "serving"],
+        typer.Option("--for", metavar="up|serving", help="The link, or ComfyUI behind it."),
     ] = "serving",
     timeout: Timeout = None,
     as_json: AsJson = False,
