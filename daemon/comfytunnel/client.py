@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from comfytunnel import paths, wire
-from comfytunnel.errors import NotRunningError, RemoteError, TimedOutError
+from comfytunnel.errors import NotRunningError, RefusedError, RemoteError, TimedOutError
 from comfytunnel.protocol import (
     DAEMON_EVENTS,
     JOB_EVENTS,
@@ -138,7 +138,8 @@ class Client:
         webhook: str | None = None,
         webhook_secret: str | None = None,
     ) -> wire.Job:
-        """Hand over a workflow in API format and return the job: it is on disk then. WorkflowError when it can never run.
+        """Hand over a workflow in API format and return the job: it is on disk then. WorkflowError when it can never run, RefusedError
+        (`queue_full`, `queue_draining`) when nothing is taken now.
 
         `ttl`: seconds in which it must begin to run, else it expires. `fail_fast`: it fails where it would have to wait for more than the
         jobs before it. `webhook`: who is told of its end (http://, https:// or unix:/PATH), signed with `webhook_secret` (whsec_...) or the
@@ -155,10 +156,15 @@ class Client:
         return self._call(Call("GET", f"/api/v2/jobs/{_part(job_id)}", wire.Job))
 
     def jobs(
-        self, *, status: str | None = None, cursor: str | None = None, limit: int | None = None
+        self,
+        *,
+        status: str | None = None,
+        prefix: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
     ) -> wire.JobList:
-        """Return one page, the newest first; `next_cursor` of it asks for the next."""
-        asked = {"status": status, "cursor": cursor, "limit": limit}
+        """Return one page, the newest first; `next_cursor` of it asks for the next. `prefix`: what the id begins with, at least 4 characters."""
+        asked = {"status": status, "prefix": prefix, "cursor": cursor, "limit": limit}
         query = urlencode({name: value for name, value in asked.items() if value is not None})
         return self._call(Call("GET", f"/api/v2/jobs{'?' if query else ''}{query}", wire.JobList))
 
@@ -282,7 +288,10 @@ class Client:
         """The stream as long as it lasts, then the job as it is: its end when it has ended, else what a stream would begin with."""
         try:
             yield from self.job_events(job_id, timeout=_left(deadline))
-        except RemoteError as error:  # no stream to be had (too many); the job can still be asked for
+        except (
+            RefusedError,
+            RemoteError,
+        ) as error:  # no stream to be had (too many); the job can still be asked for
             if error.code_on_wire not in {"too_many_streams", "not_implemented"}:
                 raise
         job = self.job(job_id)

@@ -59,6 +59,7 @@ _BY_STATUS: dict[int, type[Error]] = {
     409: RefusedError,
     413: UsageError,
     422: UsageError,
+    429: RefusedError,
     504: TimedOutError,
 }
 

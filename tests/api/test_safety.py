@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ import pytest
 
 from comfytunnel.api import answers
 from comfytunnel.api.listen import Lock, control_socket
-from comfytunnel.errors import RefusedError, StateError, UsageError
+from comfytunnel.errors import Error, RefusedError, StateError, UsageError
 from comfytunnel.peer import peer_uid
 from tests.api.conftest import Api, serving
 
@@ -216,3 +217,10 @@ async def test_a_request_that_hangs_does_not_keep_the_server(short: Path) -> Non
         assert time.monotonic() - begun < 1.9
         writer.close()
         await reader.read()
+
+
+def test_details_are_an_object_even_where_there_are_none() -> None:
+    """As docs/api.md shows it: a program may look for `details.hint` without looking for `details` first."""
+    body = answers.refusal(Error("So it is.")).body
+    assert isinstance(body, bytes)
+    assert json.loads(body)["error"] == {"code": "internal", "message": "So it is.", "details": {}}

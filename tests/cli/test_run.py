@@ -92,7 +92,7 @@ async def test_a_failed_job_is_exit_1_with_node_class_and_the_end_of_the_trace(
     trace = "\n".join(f"line {number}" for number in range(50))
     running = asyncio.create_task(cli("run", workflow))
     job_id = await next_job(api)
-    failure = Failure("node_execution_error", "Not found.: CUDA out of memory", "2", "SaveImage", trace)
+    failure = Failure("node_execution_error", "Not found: CUDA out of memory", "2", "SaveImage", trace)
     await api.scheduler.move(job_id, Stage.ENDED, status=Status.FAILED, error=failure)
     ran = await running
     assert (ran.code, ran.out) == (1, "")

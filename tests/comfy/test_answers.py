@@ -128,3 +128,27 @@ def test_what_stands_in_the_middle_of_a_sentence_is_one_line() -> None:
     assert shapes.read_version(answer) == "0.33 All is well."
     failure = shapes.read_failure({"node_id": "5\n6", "node_type": "A\tB\n", "exception_message": "a\nb"})
     assert (failure.node_id, failure.class_type, failure.message) == ("5 6", "A B", "a\nb")
+
+
+@pytest.mark.parametrize(
+    ("message", "details", "said"),
+    [
+        ("Node 'X' not found.", "Node ID '#9'", "Node 'X' not found: Node ID '#9'"),
+        ("Prompt has no outputs", "", "Prompt has no outputs"),
+        ("Bad.", "", "Bad."),
+        ("Why?", "because", "Why? because"),
+    ],
+)
+def test_a_rejection_is_told_in_one_sentence(message: str, details: str, said: str) -> None:
+    """ComfyUI ends its sentence before it says the detail."""
+    body = {"error": {"type": "x", "message": message, "details": details}, "node_errors": {}}
+    assert shapes.read_rejection(body).message == said
+
+
+def test_a_rejection_names_the_first_node_in_the_same_sentence() -> None:
+    errors = [{"type": "x", "message": "Value not in list", "details": "ckpt: 'a'"}]
+    nodes = {"4": {"errors": errors, "class_type": "Loader"}}
+    body = {"error": {"message": "Prompt outputs failed validation.", "details": ""}, "node_errors": nodes}
+    assert shapes.read_rejection(body).message == (
+        "Prompt outputs failed validation: node 4 (Loader): Value not in list (ckpt: 'a')"
+    )

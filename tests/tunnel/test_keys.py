@@ -304,3 +304,33 @@ async def test_a_refused_key_is_not_offered_again_for_whatever_happens_to_the_ma
         assert record.until is not None
         assert record.until - record.since == pytest.approx(30)
     assert len(seen_by(sshd)) == 1
+
+
+async def test_the_hint_of_a_refused_key_names_the_public_half_for_the_console(
+    sshd: Sshd, tmp_path: Path
+) -> None:
+    """Newcomers enter the private key, or the fingerprint, or nothing."""
+    sshd.set_authorized([])
+    public = sshd.client_key.with_name(f"{sshd.client_key.name}.pub")
+    for there, told in ((True, f"({public})"), (False, f"(`ssh-keygen -y -f {sshd.client_key}` prints it)")):
+        if not there:
+            public.unlink(missing_ok=True)
+        else:
+            public.touch()
+        async with near(config_for(sshd, tmp_path, 1)) as tunnel:
+            record = await tunnel.phase(Phase.WAITING)
+            assert record.cause is not None
+            assert f"enter the public key {told} at the provider's console" in record.cause.hint
+
+
+async def test_the_public_half_of_an_agents_key_is_shown_by_the_agent(
+    sshd: Sshd, tmp_path: Path, short_path: Path
+) -> None:
+    sshd.set_authorized([])
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    async with agent_with(key, folder=short_path) as agent:
+        settings = config_for(sshd, tmp_path, 1, identity_files=(), agent=str(agent))
+        async with near(settings) as tunnel:
+            record = await tunnel.phase(Phase.WAITING)
+    assert record.cause is not None
+    assert "enter the public key (`ssh-add -L` shows it) at the provider's console" in record.cause.hint

@@ -99,7 +99,7 @@ def refusal(error: Error) -> web.Response:
     if isinstance(error, ConfigError):
         details["source"] = error.source
         details["problems"] = [dataclasses.asdict(problem) for problem in error.problems]
-    envelope = wire.ErrorEnvelope(wire.ErrorBody(error.code_on_wire, error.message, details or None))
+    envelope = wire.ErrorEnvelope(wire.ErrorBody(error.code_on_wire, error.message, details))
     return answer(envelope, status, _BESIDE.get(status))
 
 

@@ -23,6 +23,7 @@ from comfytunnel.jobs.model import Hook, Job, LiveProgress, NewJob, Output, Stat
 
 PAGE = 100  # jobs on one page of the list, and the most that may be asked for
 PARTNER_KEY_MOST = 4096  # characters
+_PREFIX = re.compile(r"[0-9a-f-]{4,36}")  # of a UUID; as short as git takes
 _LABEL = re.compile(r"metadata\[.*\]")  # as comfy-sdk 0.5 asks for jobs with labels
 
 
@@ -82,13 +83,17 @@ async def listing(request: web.Request) -> web.Response:
     """Newest first. Ours: the contract has no list. `metadata[KEY]=VALUE` asks for labels that no job has: we take none."""
     its, query = context(request), request.query
     labels = {name for name in query if _LABEL.fullmatch(name)}
-    unknown = sorted(set(query) - {"status", "cursor", "limit"} - labels)
+    unknown = sorted(set(query) - {"status", "prefix", "cursor", "limit"} - labels)
     if unknown:
         raise UsageError(
-            f"The list of jobs knows no parameter {unknown[0]!r}.", hint="It takes status, cursor, limit."
+            f"The list of jobs knows no parameter {unknown[0]!r}.",
+            hint="It takes status, prefix, cursor, limit.",
         )
     found, following = await its.store.listing(
-        status=_status(query.get("status")), cursor=query.get("cursor"), limit=_limit(query.get("limit"))
+        status=_status(query.get("status")),
+        prefix=_prefix(query.get("prefix")),
+        cursor=query.get("cursor"),
+        limit=_limit(query.get("limit")),
     )
     if labels:
         return answer(wire.JobList([], None))
@@ -100,6 +105,14 @@ def _status(given: str | None) -> Status | None:
         return None if given is None else Status(given)
     except ValueError:
         raise UsageError(f"There is no status {given!r}.", hint=f"There are {', '.join(Status)}.") from None
+
+
+def _prefix(given: str | None) -> str | None:
+    if given is not None and not _PREFIX.fullmatch(given):
+        raise UsageError(
+            f"prefix is {given[:80]!r}, and must be what a job's id begins with: 4 characters of it at least.",
+        )
+    return given
 
 
 def _limit(given: str | None) -> int:

@@ -7,11 +7,12 @@ Nothing that somebody else may have written (a label) is offered: the shells eva
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from comfytunnel.cli.daemons import for_completion
+from comfytunnel.cli.words import choose, offering
 from comfytunnel.errors import Error
 
 ASKED = "_COMFYTUNNEL_COMPLETE"  # the variable by which a shell's script asks; typer makes the name of the program's
@@ -49,7 +50,8 @@ complete -c comfytunnel -f -n '__comfytunnel_ask is-args' -a '(__comfytunnel_ask
 
 def completion(
     shell: Annotated[
-        Literal["bash", "zsh", "fish"], typer.Argument(metavar="bash|zsh|fish", help="Your shell.")
+        str,
+        typer.Argument(metavar="bash|zsh|fish", help="Your shell.", autocompletion=offering(tuple(SCRIPTS))),
     ],
 ) -> None:
     """Print the script that completes commands on TAB.
@@ -57,7 +59,7 @@ def completion(
     bash: eval "$(comfytunnel completion bash)" in ~/.bashrc. zsh: the same with zsh in ~/.zshrc, after compinit. fish: comfytunnel completion fish >
     ~/.config/fish/completions/comfytunnel.fish
     """
-    sys.stdout.write(SCRIPTS[shell])
+    sys.stdout.write(SCRIPTS[choose(shell, tuple(SCRIPTS), "shell that is known")])
 
 
 def learn_shells() -> None:

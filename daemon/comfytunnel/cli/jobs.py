@@ -12,6 +12,7 @@ from comfytunnel import wire
 from comfytunnel.cli import exits, render
 from comfytunnel.cli.completing import job_ids
 from comfytunnel.cli.daemons import connect
+from comfytunnel.cli.words import choose, offering, whole_id
 from comfytunnel.printable import printable
 
 app = typer.Typer(
@@ -19,7 +20,9 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.", autocompletion=job_ids)]
+JobId = Annotated[
+    str, typer.Argument(metavar="ID", help="The job's id, or how it begins.", autocompletion=job_ids)
+]
 Folder = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="DIR", help="Copy the files here; nothing is overwritten."),
@@ -106,7 +109,8 @@ def _tell_group(found: list[wire.Job]) -> None:
 @app.command("show", epilog="Example: comfytunnel jobs show 6af9aef3-12ac-41f6-bd7a-d70e954ea31f")
 def jobs_show(job_id: JobId, as_json: AsJson = False) -> None:
     """Show all about one job."""
-    job = connect().job(job_id)
+    client = connect()
+    job = client.job(whole_id(client, job_id))
     exits.tell(render.json_text(job, indent=2) if as_json else render.job_text(job, now()))
 
 
@@ -115,19 +119,22 @@ def jobs_wait(job_id: JobId, output: Folder = None, timeout: Timeout = None, as_
     """Follow a job to its end and print the paths of its files."""
     from comfytunnel.cli.run import wait_for
 
-    raise typer.Exit(wait_for(connect(), job_id, folder=output, as_json=as_json, timeout=timeout))
+    client = connect()
+    chosen = whole_id(client, job_id)
+    raise typer.Exit(wait_for(client, chosen, folder=output, as_json=as_json, timeout=timeout))
 
 
 @app.command("cancel", epilog="Example: comfytunnel jobs cancel 6af9aef3-12ac-41f6-bd7a-d70e954ea31f")
 def jobs_cancel(
     job_ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="The jobs' ids.", autocompletion=job_ids)
+        list[str],
+        typer.Argument(metavar="ID...", help="The jobs' ids, or how they begin.", autocompletion=job_ids),
     ],
     as_json: AsJson = False,
 ) -> None:
     """Cancel jobs. One that runs stops between two of its steps."""
     client = connect()
-    for job_id in job_ids:
+    for job_id in [whole_id(client, given) for given in job_ids]:  # all are known before one is touched
         job = client.cancel(job_id)
         exits.tell(render.json_text(job) if as_json else render.job_line(job, now()))
 
@@ -135,13 +142,14 @@ def jobs_cancel(
 @app.command("retry", epilog="Example: comfytunnel jobs retry 6af9aef3-12ac-41f6-bd7a-d70e954ea31f")
 def jobs_retry(
     job_ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="The jobs' ids.", autocompletion=job_ids)
+        list[str],
+        typer.Argument(metavar="ID...", help="The jobs' ids, or how they begin.", autocompletion=job_ids),
     ],
     as_json: AsJson = False,
 ) -> None:
     """Submit ended jobs once more and print the new ids."""
     client = connect()
-    for job_id in job_ids:
+    for job_id in [whole_id(client, given) for given in job_ids]:
         job = client.retry(job_id)
         exits.tell(render.json_text(job) if as_json else render.safe(job).id)
 
@@ -157,17 +165,23 @@ def jobs_move(
     One that was given to a ComfyUI already may have run there, and then runs a second time; what it has left there is cancelled when that one is back.
     """
     client = connect()
-    before = client.job(job_id)
-    job = client.move_to(job_id, to)
+    before = client.job(whole_id(client, job_id))
+    job = client.move_to(before.id, to)
     exits.tell(render.json_text(job, indent=2) if as_json else render.job_line(job, now()))
     extra = render.safe(job).comfytunnel
     if extra is not None and before.comfytunnel is not None and extra.moves > before.comfytunnel.moves:
         exits.say(f"note: {extra.note}")
 
 
+ORDERS: tuple[Literal["pause", "resume", "drain"], ...] = ("pause", "resume", "drain")
 Order = Annotated[
-    Literal["pause", "resume", "drain"] | None,
-    typer.Argument(metavar="[pause|resume|drain]", help="What to do; nothing: show it.", show_default=False),
+    str | None,
+    typer.Argument(
+        metavar="[pause|resume|drain]",
+        help="What to do; nothing: show it.",
+        show_default=False,
+        autocompletion=offering(ORDERS),
+    ),
 ]
 
 
@@ -177,5 +191,5 @@ def queue(order: Order = None, as_json: AsJson = False) -> None:
     pause: ComfyUI gets no further jobs; new ones are accepted and wait. drain: none are accepted either, and once what is on the server has come
     home the instance can be destroyed; what waits stays. Both outlive the daemon.
     """
-    found = connect().queue(order)
+    found = connect().queue(None if order is None else choose(order, ORDERS, "order for the queue"))
     exits.tell(render.json_text(found, indent=2) if as_json else render.queue_text(found, now()))

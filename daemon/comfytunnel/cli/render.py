@@ -94,11 +94,22 @@ def status_text(status: wire.Status, now: datetime, stuck: Sequence[wire.Job] = 
         lines.append(f"api        {', '.join(status.web.listen) or 'not there yet'}")
         if status.web.cause is not None:
             lines += [f"  why      {status.web.cause.message}", *_hint(status.web.cause.hint, 11)]
-    for job in stuck:
-        waits = waits_of(safe(job))
-        if waits is not None:
-            lines += [f"  waits    {printable(job.id)}: {waits.message}", *_hint(waits.hint, 11)]
-    return "\n".join(lines)
+    told = {tunnel.cause.message for tunnel in status.tunnels.values() if tunnel.cause is not None}
+    return "\n".join(lines + _stuck_lines(stuck, told))
+
+
+def _stuck_lines(stuck: Sequence[wire.Job], told: set[str]) -> list[str]:
+    """Return what jobs wait for, each reason once, and none that a tunnel has `told`."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for job in map(safe, stuck):
+        waits = waits_of(job)
+        if waits is not None and waits.message not in told:
+            reasons.setdefault((waits.message, waits.hint), []).append(job.id)
+    lines = []
+    for (message, hint), ids in reasons.items():
+        who = ids[0] if len(ids) == 1 else f"{len(ids)} jobs"
+        lines += [f"  waits    {who}: {message}", *_hint(hint, 11)]
+    return lines
 
 
 def queue_text(queue: wire.Queue, now: datetime) -> str:
@@ -229,8 +240,7 @@ def failure_lines(error: wire.JobError, trace_lines: int = 12) -> list[str]:
     error = safe(error)
     node = f" in node {error.node_id}" if error.node_id else ""
     kind = f" ({error.class_type})" if error.class_type else ""
-    message = error.message.replace(".: ", ": ")  # ComfyUI ends its sentence before it says the detail
-    lines = [f"failed{node}{kind}: {message}"]
+    lines = [f"failed{node}{kind}: {error.message}"]
     trace = (error.traceback or "").rstrip().splitlines()
     if len(trace) > trace_lines:
         lines.append(f"    ... {len(trace) - trace_lines} lines more (--json shows them)")

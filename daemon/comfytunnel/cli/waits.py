@@ -12,9 +12,11 @@ from comfytunnel.cli import exits, render
 from comfytunnel.cli.completing import tunnel_names
 from comfytunnel.cli.daemons import connect
 from comfytunnel.cli.jobs import AsJson, Timeout
+from comfytunnel.cli.words import choose, offering
 from comfytunnel.client import Client
 from comfytunnel.errors import Error, NotRunningError, TimedOutError
 
+GOALS: tuple[Literal["up", "serving"], ...] = ("up", "serving")
 NEEDS_YOU = frozenset({"down", "halted"})  # phases that no waiting ends
 START_PATIENCE = 3.0  # seconds that `wait` gives a daemon to appear; it takes half a second
 START_LOOK = 0.1  # seconds between two looks for it
@@ -28,8 +30,13 @@ def wait(
         ),
     ] = None,
     goal: Annotated[
-        Literal["up", "serving"],
-        typer.Option("--for", metavar="up|serving", help="The link, or ComfyUI behind it."),
+        str,
+        typer.Option(
+            "--for",
+            metavar="up|serving",
+            help="The link, or ComfyUI behind it.",
+            autocompletion=offering(GOALS),
+        ),
     ] = "serving",
     timeout: Timeout = None,
     as_json: AsJson = False,
@@ -38,6 +45,7 @@ def wait(
 
     Ends at once (exit 1) when it can only wait for you: the tunnel is down on purpose or halted. With --timeout it waits even then.
     """
+    until = choose(goal, GOALS, "state to wait for")
     latest: list[str] = []
     chosen: dict[str, wire.Tunnel] = {}
 
@@ -56,7 +64,7 @@ def wait(
     client = connect()
     try:
         _find_daemon(client, START_PATIENCE if timeout is None else min(timeout, START_PATIENCE))
-        found = client.wait(name, until=goal, timeout=timeout, told=told)
+        found = client.wait(name, until=until, timeout=timeout, told=told)
     except TimedOutError as error:
         why = "; ".join(latest)
         raise TimedOutError(

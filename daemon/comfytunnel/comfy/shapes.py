@@ -250,8 +250,15 @@ def read_rejection(body: Any) -> NodeFailure:
         lines.append(f"{where}: {text}")
         first = first or (node_id, class_type, f"{where}: {text}")
     if first is None:
-        return NodeFailure(f"{general}: {details}" if details else general)
-    return NodeFailure(f"{general}: {first[2]}", first[0], first[1], plain("\n".join(lines), TRACEBACK_CHARS))
+        return NodeFailure(_joined(general, details) if details else general)
+    return NodeFailure(
+        _joined(general, first[2]), first[0], first[1], plain("\n".join(lines), TRACEBACK_CHARS)
+    )
+
+
+def _joined(general: str, detail: str) -> str:
+    """One sentence: ComfyUI may have ended its own."""
+    return f"{general} {detail}" if general.endswith(("?", "!", ":")) else f"{general.rstrip('.')}: {detail}"
 
 
 def _complaints(body: Any) -> Iterator[tuple[str, str | None, str]]:

@@ -83,18 +83,26 @@ class Store(Strays, HookStore):
         return await self._run(lambda: self._get(job_id))
 
     async def listing(
-        self, *, status: Status | None = None, cursor: str | None = None, limit: int = 100
+        self,
+        *,
+        status: Status | None = None,
+        prefix: str | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
     ) -> tuple[list[Job], str | None]:
-        """Newest first, and the cursor of the next page (None at the end). Raises UsageError for a cursor that is not ours."""
+        """Newest first, and the cursor of the next page (None at the end). `prefix`: what the id begins with. Raises UsageError for a cursor that is not ours."""
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
             raise UsageError(
                 f"{cursor[:80]!r} is not a cursor.", hint="Use the `next_cursor` of the page before."
             )
         before = int(cursor) if cursor is not None else 2**62
-        which = "status = ? AND" if status is not None else ""
-        given = [status, before, limit + 1] if status is not None else [before, limit + 1]
+        which, given = "", list[Any]()
+        if status is not None:
+            which, given = "status = ? AND", [status]
+        if prefix is not None:
+            which, given = f"{which} id >= ? AND id < ? AND", [*given, prefix, f"{prefix}g"]  # g: after f
         sql = f"SELECT body FROM jobs WHERE {which} seq < ? ORDER BY seq DESC LIMIT ?"  # noqa: S608 (no value is put in)
-        found = await self._select(sql, given)
+        found = await self._select(sql, [*given, before, limit + 1])
         more = len(found) > limit
         return found[:limit], str(found[limit - 1].seq) if more else None
 

@@ -73,10 +73,26 @@ def offered(pairs: Sequence[asyncssh.SSHKeyPair]) -> str:
     return ", ".join(shown[:OFFERS_SHOWN] + more)
 
 
+def public_half(pair: asyncssh.SSHKeyPair) -> str:
+    """Where a person finds the public half of a key, in words. Looks for a file."""
+    if pair.get_key_type() == "agent":
+        return "`ssh-add -L` shows it"
+    path = _origin(pair)
+    if not path:
+        return "the .pub file beside `identity_file`"
+    public = path if path.endswith(".pub") else f"{path}.pub"
+    return public if Path(public).exists() else f"`ssh-keygen -y -f {path}` prints it"
+
+
 def _words(pair: asyncssh.SSHKeyPair) -> str:
     digest = base64.b64encode(hashlib.sha256(pair.key_public_data).digest()).decode().rstrip("=")
     comment = pair.get_comment(errors="replace") or ""
     if pair.get_key_type() == "agent":
         return f"SHA256:{digest} (agent{f', {comment[:COMMENT_LIMIT]}' if comment else ''})"
+    return f"SHA256:{digest} ({_origin(pair) or comment[:COMMENT_LIMIT]})"
+
+
+def _origin(pair: asyncssh.SSHKeyPair) -> str:
+    """The path of the file that a key is from."""
     pair.set_comment(None)  # a comment hides the path; nobody else reads it
-    return f"SHA256:{digest} ({pair.get_comment(errors='replace') or comment[:COMMENT_LIMIT]})"
+    return pair.get_comment(errors="replace") or ""

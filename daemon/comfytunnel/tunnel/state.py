@@ -81,8 +81,8 @@ MEANINGS: dict[Code, Meaning] = {
     Code.AUTH_DENIED: Meaning(
         Verdict.RETRY_SLOWLY,
         "The host did not accept our key.",
-        "Normal in the first minute of an instance. If it stays: add the public key at the console, "
-        "or name the right one in `identity_file`.",
+        "Normal in the first minute of an instance. If it stays: enter the public key (the .pub file beside `identity_file`) "
+        "at the provider's console, or name the right one in `identity_file`.",
     ),
     Code.KEY_UNREADABLE: Meaning(
         Verdict.RETRY_SLOWLY,

@@ -12,7 +12,7 @@ from typing import Any
 import asyncssh
 
 from comfytunnel.tunnel.dial import acknowledger, code_of
-from comfytunnel.tunnel.keys import offered
+from comfytunnel.tunnel.keys import offered, public_half
 from comfytunnel.tunnel.link import TEXT_LIMIT, LinkError
 from comfytunnel.tunnel.state import Cause, Code
 
@@ -153,7 +153,7 @@ def cause_of(error: BaseException | None, witness: Witness, *, alive: bool = Fal
                 "Somebody said no, nobody answered, or the agent has nobody to ask. `comfytunnel reconnect` asks again at once.",
             )
         case asyncssh.PermissionDenied():
-            return Cause(Code.AUTH_DENIED, _offered(witness) or text)
+            return Cause(Code.AUTH_DENIED, _offered(witness) or text, _enter(witness))
         case asyncssh.ProtocolError(reason=reason) if "Too many authentication failures" in reason:
             return Cause(  # OpenSSH counts each key that is offered (MaxAuthTries, 6)
                 Code.AUTH_DENIED,
@@ -205,6 +205,17 @@ def _unwelcome(witness: Witness, otherwise: str = "") -> Cause:
 def _said(witness: Witness) -> str:
     banner = " ".join(witness.banner.split())
     return f"the host says: {banner[:TEXT_LIMIT]}" if banner else ""
+
+
+def _enter(witness: Witness) -> str:
+    """What to do about a refused key, if it is known which one is meant: the first is what ssh would offer first, too."""
+    if not witness.offers:
+        return ""
+    where = public_half(witness.offers[0])
+    return (
+        f"Normal in the first minute of an instance. If it stays: enter the public key ({where}) at the provider's console, "
+        "or name the right one in `identity_file`."
+    )
 
 
 def _offered(witness: Witness) -> str:

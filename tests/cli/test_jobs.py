@@ -1,0 +1,184 @@
+"""`jobs`, `queue` and what a submission may ask for, as a person types it: parts of ids, misspelt words, refusals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from comfytunnel import wire
+from comfytunnel.cli.render import status_text
+from comfytunnel.errors import RefusedError
+from comfytunnel.jobs.model import Job, NewJob, Stage, Status, Waits
+from tests.api.conftest import STARTED, WORKFLOW, Api, a_tunnel
+from tests.cli.conftest import Cli
+
+TEXT = json.dumps(WORKFLOW)
+
+# --- refused --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["queue_full", "queue_draining"])
+async def test_a_refused_submission_is_exit_5(
+    api: Api, cli: Cli, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    async def refuse(_: NewJob, **_given: Any) -> Job:
+        raise RefusedError("No more, please.", hint="Later.", code=code)
+
+    monkeypatch.setattr(api.scheduler, "submit", refuse)
+    for command in ("submit", "run"):
+        ran = await cli(command, "-", stdin=TEXT)
+        assert (ran.code, ran.out, ran.err) == (5, "", "error: No more, please.\n  Later.\n")
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["submit", "run"])
+async def test_submit_and_run_take_a_time_to_live_and_fail_fast(api: Api, cli: Cli, command: str) -> None:
+    async with cli.running(command, "-", "--ttl", "2.5", "--fail-fast") as process:
+        assert process.stdin is not None
+        process.stdin.write(TEXT.encode())
+        process.stdin.close()
+        await api.store.revision.until(lambda revision: revision > 0)
+        [job] = await api.store.since(0)
+        await api.scheduler.move(job.id, Stage.ENDED, status=Status.EXPIRED, completed_at=STARTED)
+        await process.wait()
+    assert (job.ttl, job.fail_fast) == (2.5, True)
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("queue puase", "`puase` is no order for the queue.\n  Did you mean `pause`?"),
+        ("queue resum", "Did you mean `resume`?"),
+        ("queue xyz", "It takes pause, resume, drain."),
+        ("wait --for servng", "Did you mean `serving`?"),
+        ("completion bsh", "Did you mean `bash`?"),
+    ],
+)
+async def test_a_misspelt_word_is_answered_with_the_nearest_one(alone: Cli, command: str, said: str) -> None:
+    ran = await alone(*command.split())
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert "Value error" not in ran.err
+
+
+@pytest.mark.parametrize("order", ["pause", "resume", "drain"])
+async def test_the_right_words_are_taken(api: Api, cli: Cli, order: str) -> None:
+    assert (await cli("queue", order)).code == 0
+    assert order in (await cli("queue", "--help")).out
+
+
+# --- parts of ids ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_beginning_of_an_id_is_enough(api: Api, cli: Cli) -> None:
+    job_id = await api.submit()
+    for part in (job_id[:4], job_id[:13], job_id[:8].upper(), job_id):
+        assert f"job        {job_id}" in (await cli("jobs", "show", part)).out
+    assert "canceled" in (await cli("jobs", "cancel", job_id[:6])).out
+    ran = await cli("jobs", "wait", job_id[:6])
+    assert (ran.code, "canceled" in ran.err) == (1, True)
+    again = (await cli("jobs", "retry", job_id[:6])).out.strip()
+    found = await api.store.get(again)
+    assert found is not None
+    assert found.retry_of == job_id
+
+
+async def test_a_beginning_that_fits_several_jobs_names_them(api: Api, cli: Cli, ids: list[str]) -> None:
+    first, second, _ = [await api.submit() for _ in ids]
+    ran = await cli("jobs", "cancel", "aaaa")
+    assert ran.code == 2
+    assert first in ran.err
+    assert second in ran.err
+    assert {job.status for job in await api.store.since(0)} == {Status.QUEUED}
+    assert f"job        {first}" in (await cli("jobs", "show", "aaaaaaaa-1")).out
+
+
+@pytest.fixture
+def ids(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the next jobs: two with the same beginning."""
+    heads = ("aaaaaaaa-1111", "aaaaaaab-1111", "bbbbbbbb-1111")
+    made = [f"{head}-4000-8000-000000000000" for head in heads]
+    left = iter(made)
+    monkeypatch.setattr("comfytunnel.jobs.store.uuid4", lambda: next(left))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [("abc", "at least 4 characters"), ("ffff", "There is no job ffff"), ("nope", "There is no job nope")],
+)
+async def test_a_beginning_that_fits_nothing_is_said(api: Api, cli: Cli, part: str, said: str) -> None:
+    ran = await cli("jobs", "show", part)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+
+
+@pytest.mark.parametrize("part", ["%", "abc", "xyz1", "aaaa'", "a" * 37, ""])
+async def test_the_list_takes_the_beginning_of_an_id_and_nothing_else(api: Api, part: str) -> None:
+    status, refused = await api.ask("GET", "/api/v2/jobs", params={"prefix": part})
+    assert (status, refused["error"]["code"]) == (422, "invalid_request")
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------
+
+
+def a_status(cause: wire.Cause, phase: str = "waiting") -> wire.Status:
+    return wire.Status(
+        version="1",
+        pid=2,
+        started_at=STARTED,
+        config="c",
+        cause=None,
+        tunnels={"default": a_tunnel(phase=phase, cause=cause)},
+        jobs=wire.JobCounts(running=3),
+        queue=wire.Queue(state="open", since=STARTED, waiting=0, on_server=3),
+    )
+
+
+def a_running_job(number: int, waits: wire.WaitsFor) -> wire.Job:
+    urls = wire.JobUrls("s", "e", "c")
+    return wire.Job(
+        id=f"{number}0000000-0000-4000-8000-000000000000",
+        status="running",
+        created_at=STARTED,
+        started_at=STARTED,
+        completed_at=None,
+        expires_at=wire.NEVER,
+        queue_position=None,
+        progress=None,
+        outputs=[],
+        error=None,
+        urls=urls,
+        comfytunnel=wire.JobExtra(revision=1, tunnel="default", waits_for=waits),
+    )
+
+
+def test_status_says_each_reason_once() -> None:
+    cause = wire.Cause("connection_lost", "The connection was lost.", "Look.")
+    tunnels_own = wire.WaitsFor("connection_lost", "The connection was lost.", STARTED, "Look.")
+    full = wire.WaitsFor("disk_full", "The disk is full.", STARTED, "Make room.")
+    stuck = [a_running_job(1, tunnels_own), a_running_job(2, full), a_running_job(3, full)]
+    text = status_text(a_status(cause), STARTED, stuck)
+    assert text.count("The connection was lost.") == text.count("Look.") == 1
+    assert text.count("The disk is full.") == text.count("Make room.") == 1
+    assert "2 jobs: The disk is full." in text
+    gone = status_text(a_status(cause, "up"), STARTED, stuck[1:2])
+    assert f"{stuck[1].id}: The disk is full." in gone
+
+
+async def test_a_waiting_reason_of_a_lost_tunnel_stands_once_on_the_screen(
+    api: Api, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = Waits("connection_lost", "The connection was lost.", "", STARTED)
+    monkeypatch.setattr(api.scheduler, "waits_for", lambda _job: lost)
+    cause = wire.Cause("connection_lost", "The connection was lost.")
+    api.tunnels.known["default"] = a_tunnel(phase="connecting", cause=cause)
+    await api.scheduler.start(await api.submit())
+    assert (await cli("status")).out.count("The connection was lost.") == 1
