@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import stat
 
 from aiohttp import web
@@ -90,3 +91,17 @@ async def test_run_and_submit_take_a_webhook_and_jobs_show_says_what_became_of_i
     code, _, err = await world.run("submit", str(world.base / "w.json"), "--webhook", "gopher://x")
     assert code == 2
     assert "unix:/PATH" in err
+
+
+async def test_a_receiver_that_does_not_answer_keeps_no_daemon_from_stopping(world: World) -> None:
+    """Nor does an address that is only dropped: what was under way is tried again by the next daemon."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        await world.start(serving=False)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        job = await world.ask(lambda: world.client.submit(workflow(1), webhook=url))
+        await world.ask(lambda: world.client.cancel(job.id))
+        connection, _ = await asyncio.to_thread(silent.accept)
+        with connection:
+            assert await world.stop() < 2.0
+        assert world.process is not None
+        assert world.process.returncode == 0

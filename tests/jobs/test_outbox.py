@@ -258,6 +258,25 @@ async def test_a_silent_receiver_costs_the_deadline_and_holds_up_nobody_else(
         assert hook.error == "no answer within 1 s"
 
 
+@pytest.mark.parametrize(
+    "answer", [b"hello\r\n\r\n", b"HTTP/1.1 2000 x\r\n\r\n", b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000]
+)
+async def test_what_is_said_of_an_answer_that_is_none_gives_nothing_away(desk: Desk, answer: bytes) -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(babble, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        job = await desk.ended_job(f"http://127.0.0.1:{port}/token?key=secret")
+        hook = await desk.until(job, lambda hook: hook.attempts)
+    assert hook.error
+    assert "secret" not in hook.error
+    assert "token" not in hook.error
+    assert len(hook.error) <= 300
+
+
 async def test_an_endless_answer_is_not_read(desk: Desk, receiver: Receiver) -> None:
     sent = 0
 

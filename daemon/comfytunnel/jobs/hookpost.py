@@ -49,6 +49,8 @@ async def post(url: str, body: bytes, headers: dict[str, str], *, deadline: floa
             return _read(response)
     except TimeoutError:
         return Answer(f"no answer within {deadline:g} s")
+    except (aiohttp.ClientResponseError, aiohttp.InvalidURL):
+        return Answer("what it answers is not HTTP")  # their words hold the whole URL, and the far side's
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return Answer((str(error) or type(error).__name__)[:WORDS_MOST])
 
