@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 # Most tests wait for something most of the time: two at once take half the time even on two cores.
 WORKERS ?= 2
 
-.PHONY: demo test test-system check bench share soak clean
+.PHONY: demo test test-system test-install check bench share soak clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -21,6 +21,10 @@ test: $(VENV)/.installed-dev
 # Against a systemd user manager, which `make test` does without. Leaves nothing behind in the repository, which may not be ours to write.
 test-system: $(VENV)/.installed-dev
 	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) tests/system
+
+# Into clean environments with pip, pipx and uv tool: needs the package index.
+test-install: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/install
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
