@@ -85,6 +85,7 @@ class Assembly:
         self.begun = False  # before that it is "down" without anybody having asked for it
         self._peer: str | None = None
         self._local: str | None = None
+        self._wanted = False  # by jobs
         self._health = Health(place.client, self._link, busy=busy)
         self._driver = Driver(config.name, self._opener(config), _policy(config), on_move=self._moved)
         self._door = Door(
@@ -154,10 +155,11 @@ class Assembly:
         return answer
 
     def demand(self, waiting: bool) -> None:
-        """Jobs want this tunnel, or not any more."""
+        """Jobs want this tunnel, or not any more. It is said at each change of their number: while ComfyUI serves only the first is a reason to look."""
         self._driver.demand("jobs", waiting)
-        if waiting:
+        if waiting and not (self._wanted and self._health.state.value.state is State.SERVING):
             self._health.poke()
+        self._wanted = waiting
 
     def doubt(self) -> None:
         """A request to ComfyUI failed: look at once."""

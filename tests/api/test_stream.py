@@ -234,9 +234,9 @@ async def test_an_error_behind_the_head_ends_the_stream_and_answers_nothing_into
     events = await listen(api, "/v1/events")
     await events.take(1)
 
-    async def full(*_: object) -> list[Job]:
+    async def full(*_: object) -> list[object]:
         raise StateError("the disk is full")
 
-    monkeypatch.setattr(api.store, "since", full)
+    monkeypatch.setattr(api.store, "told_since", full)
     await api.submit()
     assert await events.one() is None

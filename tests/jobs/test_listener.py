@@ -97,7 +97,7 @@ async def test_a_socket_that_does_not_hear_what_polls_see_is_replaced(
         listener.wanted.set(True)
         await made.open.until(lambda n: n == 1)
         while made.opened == 1:
-            listener.polled(3)
+            listener.polled(3, 0.01)
             await asyncio.sleep(0.02)  # polls come at intervals
-        listener.polled(0)
+        listener.polled(0, 0.01)
     assert made.opened == 2

@@ -174,7 +174,7 @@ async def test_a_job_that_somebody_removed_from_the_queue_is_canceled_and_not_ru
 
 async def test_jobs_run_in_their_order_with_one_ahead_on_the_server(bench: Bench) -> None:
     most = 0
-    jobs = [await bench.submit(picture(n, seconds=0.05, prefix=f"p{n}")) for n in range(12)]
+    jobs = [await bench.submit(picture(n, seconds=0.3, prefix=f"p{n}")) for n in range(6)]
     urgent = await bench.submit(picture(99, prefix="urgent"), priority=5)
     async for _ in bench.changes():
         most = max(most, len(await bench.client.queue()))
@@ -186,7 +186,7 @@ async def test_jobs_run_in_their_order_with_one_ahead_on_the_server(bench: Bench
     assert most <= 2
     for done in [await bench.ends(job) for job in [*jobs, urgent]]:
         await assert_whole(bench, done)
-    assert len(await bench.files()) == 13
+    assert len(await bench.files()) == 7
 
 
 async def test_progress_names_the_node_and_its_steps_and_never_goes_back(bench: Bench) -> None:

@@ -7,7 +7,7 @@ submitted is judged by the scheduler; here a request is only read.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -49,7 +49,8 @@ async def submit(request: web.Request) -> web.Response:
             webhook=webhook,
         )
         job = await its.scheduler.submit(new, claim=claim, partner_key=asked.extra_data.get(PARTNER_KEY))
-    return answer(await view(its, job, origin(request)), 201)
+    [shown] = await views(its, [job], origin(request), outputs={})
+    return answer(shown, 201)
 
 
 async def _read_request(request: web.Request) -> wire.JobRequest:
@@ -163,9 +164,12 @@ async def view(its: Context, job: Job, base: str) -> wire.Job:
     return (await views(its, [job], base))[0]
 
 
-async def views(its: Context, jobs: Sequence[Job], base: str) -> list[wire.Job]:
-    """As `view`, for many at once."""
-    outputs = await its.store.outputs_of(job.id for job in jobs)
+async def views(
+    its: Context, jobs: Sequence[Job], base: str, outputs: Mapping[str, list[Output]] | None = None
+) -> list[wire.Job]:
+    """As `view`, for many at once; `outputs` by job, where they are known."""
+    if outputs is None:
+        outputs = await its.store.outputs_of(job.id for job in jobs)
     hooked = [job.id for job in jobs if job.webhook]
     hooks = await its.store.hooks_of(hooked) if hooked else {}
     return [draw(its, job, outputs.get(job.id, []), base, hooks.get(job.id)) for job in jobs]

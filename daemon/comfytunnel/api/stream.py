@@ -145,10 +145,10 @@ def _last_event_id(request: web.Request) -> int | None:
 
 async def _tell_jobs(stream: Stream, its: Context, base: str, seen: int) -> int:
     while seen < its.store.revision.value:
-        changed = await its.store.since(seen, BATCH)
+        changed, outputs = await its.store.told_since(seen, BATCH)
         if not changed:
             break
-        for job, shown in zip(changed, await views(its, changed, base), strict=True):
+        for job, shown in zip(changed, await views(its, changed, base, outputs), strict=True):
             await stream.send("job", shown, job.revision)
         seen = changed[-1].revision
     return seen

@@ -15,7 +15,7 @@ from comfytunnel.jobs import names, outputs
 from comfytunnel.jobs.frames import Frames
 from comfytunnel.jobs.marker import Marker
 from comfytunnel.jobs.meter import Meter
-from comfytunnel.jobs.model import Changes, Failure, Job, Stage, Status
+from comfytunnel.jobs.model import Changes, Failure, Job, Output, Stage, Status
 from comfytunnel.jobs.patience import Patience
 from comfytunnel.jobs.place import JobsSettings, Place
 from comfytunnel.jobs.store import Store
@@ -40,6 +40,7 @@ class Homeward(Patience):
         self.job = job
         self.meter: Meter | None = None
         self.frames = Frames()
+        self._fresh = False  # it has ended just now: nothing has come home, nor begun to
         self._client: Client = place.client
         self._store = store
 
@@ -54,17 +55,19 @@ class Homeward(Patience):
         )
 
     async def _fetch(self) -> None:
-        total = len(self.job.wanted)
+        total, fresh, self._fresh = len(self.job.wanted), self._fresh, False
+        here: list[Output] | None = None
         if self.job.folder != str(self._folder()) and not await self._store.outputs(self.job.id):
             await outputs.forget_parts(self.job)
             await self._move({"folder": str(self._folder())})  # the user has set another one meanwhile
         if total:
             await self._gate_open()
         try:
-            await outputs.fetch(
+            here = await outputs.fetch(
                 self.job,
                 self._client,
                 self._store,
+                fresh=fresh,
                 max_file_size=self.settings.max_file_size,
                 frames=self.frames.pictures,
                 progress=lambda done: self._fetched(done, total),
@@ -86,11 +89,12 @@ class Homeward(Patience):
             failure = Failure("output_too_large", text, large.wanted.node_id)
             changes = ended(Status.FAILED, self._now(), failure)
         else:
-            here = {output.node_id for output in await self._store.outputs(self.job.id)}
-            changes = self.frames.verdict(here, self._now())
+            changes = self.frames.verdict({output.node_id for output in here}, self._now())
         if changes["stage"] is Stage.ENDED:
+            if here is None:
+                here = await self._store.outputs(self.job.id)
             version = self._marker.version_of(self.job.server)
-            await outputs.put_manifest(self.job, self._store, version, self._now())
+            await outputs.put_manifest(self.job, here, self._store, version, self._now())
         await self._move(changes)
 
     def _fetched(self, done: int, total: int) -> None:

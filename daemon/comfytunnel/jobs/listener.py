@@ -18,6 +18,7 @@ import structlog
 from comfytunnel.comfy.errors import ComfyError
 from comfytunnel.comfy.progress import Event, QueueChanged, listen
 from comfytunnel.feed import Feed
+from comfytunnel.jobs.ahead import Ahead
 from comfytunnel.jobs.place import Place
 
 log = structlog.get_logger(__name__)
@@ -32,7 +33,7 @@ PAUSE_MIN, PAUSE_MAX = 0.25, 5.0
 
 class Listener:
     """Set `wanted`; `heard` gets every event. `open` is what is; `session` counts the sockets; `hurry`: do not linger. `counted` gets the length of the
-    queue whenever a poll has seen it."""
+    queue whenever a poll has seen it; `ahead` learns from both."""
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Listener:
         self.open: Feed[bool] = Feed(False)
         self.hurry = asyncio.Event()
         self.session = 0
+        self.ahead = Ahead()
         self._place = place
         self._client_id = client_id
         self._heard = heard
@@ -53,9 +55,10 @@ class Listener:
         self._differs_since: float | None = None
         self._deaf = asyncio.Event()
 
-    def polled(self, remaining: int) -> None:
-        """A poll has seen so many prompts running and pending."""
+    def polled(self, remaining: int, seconds: float) -> None:
+        """A poll has seen so many prompts running and pending; it took so long."""
         self._counted(remaining)
+        self.ahead.answered(seconds)
         now = asyncio.get_running_loop().time()
         if self._told is None or remaining == self._told:
             self._differs_since = None
@@ -82,6 +85,7 @@ class Listener:
             await asyncio.sleep(pause)
 
     async def _read(self) -> None:
+        clock = asyncio.get_running_loop().time
         try:
             async with listen(self._place.client, self._client_id) as events:
                 self.session += 1
@@ -89,6 +93,7 @@ class Listener:
                 async for event in events:
                     if isinstance(event, QueueChanged):
                         self._told, self._differs_since = event.remaining, None
+                    self.ahead.heard(event, clock())
                     self._heard(event)
         finally:
             self.open.set(False)

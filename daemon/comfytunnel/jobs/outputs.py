@@ -28,6 +28,7 @@ from comfytunnel.jobs.model import Job, Output, Wanted
 from comfytunnel.jobs.store import Store
 
 T = TypeVar("T")
+Work = Callable[[], None]
 
 BATCH = 1024**2
 """Bytes that are written and hashed at a time: a thread costs some 0.1 ms."""
@@ -84,64 +85,75 @@ async def fetch(
     client: Client,
     store: Store,
     *,
+    fresh: bool = False,
     max_file_size: int,
     frames: Sequence[Picture] = (),
     progress: Callable[[int], None],
-) -> None:
-    """Bring home every output of `job.wanted` that is not recorded yet, into `job.folder`, and put down the `frames` behind them. Safe to call again at any point.
+) -> list[Output]:
+    """Bring home every output of `job.wanted` that is not recorded yet, into `job.folder`, and put down the `frames` behind them. Safe to call
+    again at any point; `fresh` says that it is the first time, so that there is nothing to go on with. Returns all that is recorded.
 
     Raises Gone, TooLarge, Trouble (our disk), ComfyError (the road or the server) and StateError.
     """
     assert job.folder is not None
-    done = {output.ord for output in await store.outputs(job.id)}
+    folder = Path(job.folder)
+    done = {output.ord: output for output in ([] if fresh else await store.outputs(job.id))}
     gone: Gone | None = None
     for ord_, wanted in enumerate(job.wanted):
         progress(len(done))
         if ord_ in done:
             continue
         try:
-            output = await _fetch_one(job, Path(job.folder), ord_, wanted, client, max_file_size)
+            output = await _fetch_one(job, folder, ord_, wanted, client, max_file_size, fresh=fresh)
         except Gone as error:
             gone = gone or error  # the others are still worth having
             continue
         await store.add_output(output)
-        done.add(ord_)
+        done[ord_] = output
     for ord_, frame in enumerate(frames, len(job.wanted)):
         if ord_ not in done:
             name = f"websocket_{frame.node_id}_{ord_ - len(job.wanted) + 1:05}_.png"
-            await store.add_output(
-                await _put_down(job, Path(job.folder), ord_, Wanted(frame.node_id, "image", name), frame.data)
-            )
+            picture = Wanted(frame.node_id, "image", name)
+            done[ord_] = await _put_down(job, folder, ord_, picture, frame.data)
+            await store.add_output(done[ord_])
     if gone is not None:
         raise gone
+    return [done[ord_] for ord_ in sorted(done)]
 
 
 async def _fetch_one(
-    job: Job, folder: Path, ord_: int, wanted: Wanted, client: Client, max_file_size: int
+    job: Job, folder: Path, ord_: int, wanted: Wanted, client: Client, max_file_size: int, *, fresh: bool
 ) -> Output:
     if wanted.text is not None:
         return await _put_down(job, folder, ord_, wanted, wanted.text.encode(errors="replace"))
-    return await _landed(
-        job, folder, ord_, wanted, lambda landing: _download(landing, folder, wanted, client, max_file_size)
-    )
+
+    async def pour(landing: Landing) -> Work:
+        return await _download(landing, folder, wanted, client, max_file_size, fresh=fresh)
+
+    return await _landed(job, folder, ord_, wanted, pour)
 
 
 async def _put_down(job: Job, folder: Path, ord_: int, wanted: Wanted, data: bytes) -> Output:
-    async def pour(landing: Landing) -> None:
-        await _disk(lambda: landing.open(len(data)), folder)
-        await _disk(lambda: landing.write(data), folder)
+    async def pour(landing: Landing) -> Work:
+        return _each(lambda: landing.open(len(data)), lambda: landing.write(data))
 
     return await _landed(job, folder, ord_, wanted, pour)
 
 
 async def _landed(
-    job: Job, folder: Path, ord_: int, wanted: Wanted, pour: Callable[[Landing], Awaitable[None]]
+    job: Job, folder: Path, ord_: int, wanted: Wanted, pour: Callable[[Landing], Awaitable[Work]]
 ) -> Output:
+    """Have `pour` fill a landing; what it leaves to be done is done at one go with the last of it, since each turn of a thread costs."""
     name = names.safe_name(wanted.filename)
     landing = _landing(job.id, folder, ord_)
     try:
-        await pour(landing)
-        path = await _disk(lambda: landing.settle(name), folder)
+        rest = await pour(landing)
+
+        def settle() -> Path:
+            rest()
+            return landing.settle(name)
+
+        path = await _disk(settle, folder)
     except (ComfyError, asyncio.CancelledError):
         landing.leave()
         raise
@@ -164,19 +176,20 @@ async def _landed(
 
 
 async def _download(
-    landing: Landing, folder: Path, wanted: Wanted, client: Client, max_file_size: int
-) -> None:
+    landing: Landing, folder: Path, wanted: Wanted, client: Client, max_file_size: int, *, fresh: bool
+) -> Work:
     view = partial(client.view, wanted.filename, wanted.subfolder, wanted.type)
     try:
-        tag = await _disk(landing.resume, folder)
+        tag = None if fresh else await _disk(landing.resume, folder)
         if tag is not None:
             while await _disk(landing.rehash, folder):
                 pass
             try:
                 async with view(start=landing.size, tag=tag) as rest:
-                    await _disk(lambda: landing.need((rest.size or 0) - landing.size), folder)
-                    await _pour(rest, landing, folder, wanted, max_file_size)
-                return
+                    left = (rest.size or 0) - landing.size
+                    return await _pour(
+                        rest, landing, lambda: landing.need(left), folder, wanted, max_file_size
+                    )
             except Refused as error:
                 if error.status not in CHANGED:
                     raise
@@ -184,27 +197,44 @@ async def _download(
         async with view() as whole:
             if whole.size is not None and whole.size > max_file_size:
                 raise TooLarge(wanted, whole.size)
-            await _disk(lambda: landing.open(whole.size, whole.tag), folder)
-            await _pour(whole, landing, folder, wanted, max_file_size)
+            begin = partial(landing.open, whole.size, whole.tag)
+            return await _pour(whole, landing, begin, folder, wanted, max_file_size)
     except Refused as error:
         # 404: not there. 400 and 403: a name that /view itself takes for an attack; it will never be served.
         raise Gone(wanted) from error
 
 
 async def _pour(
-    download: Download, landing: Landing, folder: Path, wanted: Wanted, max_file_size: int
+    download: Download, landing: Landing, begin: Work, folder: Path, wanted: Wanted, max_file_size: int
+) -> Work:
+    """`begin`, then write what comes; while one batch is written and hashed the next is read. Returns what is left to do: the batch that
+    completes the file, which is all of a small one."""
+    size, left = download.start, begin
+    reading = asyncio.ensure_future(download.read(BATCH))
+    try:
+        while batch := await reading:
+            size += len(batch)
+            if size > max_file_size:
+                raise TooLarge(wanted, size)
+            reading = asyncio.ensure_future(download.read(BATCH))
+            left = _each(left, partial(landing.write, batch))
+            if size != download.size:
+                await _disk(left, folder)
+                left = _each()
+        if download.size is not None and size != download.size:
+            raise Ambiguous(f"the download ended after {size} of {download.size} bytes")
+    finally:
+        reading.cancel()
+        await asyncio.wait([reading])
+        if not reading.cancelled():
+            reading.exception()  # seen: it was raised above, or matters no more
+    return left
+
+
+async def put_manifest(
+    job: Job, here: Sequence[Output], store: Store, comfyui: str | None, now: datetime
 ) -> None:
-    while batch := await download.read(BATCH):
-        if landing.size + len(batch) > max_file_size:
-            raise TooLarge(wanted, landing.size + len(batch))
-        await _disk(partial(landing.write, batch), folder)
-    if download.size is not None and landing.size != download.size:
-        raise Ambiguous(f"the download ended after {landing.size} of {download.size} bytes")
-
-
-async def put_manifest(job: Job, store: Store, comfyui: str | None, now: datetime) -> None:
-    """Say beside the job's outputs how they were made, if it has any. Raises Trouble and StateError."""
-    here = await store.outputs(job.id)
+    """Say beside the job's outputs (`here`) how they were made, if it has any. Raises Trouble and StateError."""
     if not here:
         return
     workflow = await store.workflow(job.id) or {}
@@ -228,6 +258,16 @@ async def forget_parts(job: Job) -> None:
 
 def _landing(job_id: str, folder: Path, ord_: int) -> Landing:
     return Landing(folder, f".comfytunnel-{job_id}-{ord_}.part")
+
+
+def _each(*work: Work) -> Work:
+    """One after the other."""
+
+    def whole() -> None:
+        for each in work:
+            each()
+
+    return whole
 
 
 async def _disk(work: Callable[[], T], folder: Path) -> T:

@@ -86,6 +86,7 @@ class Run(Homeward):
         self._listener = listener
         self._client_id = client_id
         self._refused = False
+        self._inputs: list[Input] = []
         self._held = held
         self._partner_key = partner_key
 
@@ -117,10 +118,9 @@ class Run(Homeward):
             self.left.set()
 
     async def _prepare(self) -> dict[str, object]:
-        latest = await self._store.get(self.job.id)
+        latest, workflow, self._inputs = await self._store.brief(self.job.id)
         if latest is not None:
             self.note(latest)  # a cancel between the reading of the job and our beginning told nobody
-        workflow = await self._store.workflow(self.job.id) or {}
         graph = parse_api_graph(workflow)
         self.meter = Meter(graph)
         self.frames.expect(graph)
@@ -193,8 +193,7 @@ class Run(Homeward):
     async def _stage(self, workflow: Mapping[str, object]) -> Mapping[str, object]:
         """The graph as ComfyUI gets it: what of it is a file of ours lies there, and is called by ComfyUI's name. Returns early once the job
         has ended or was moved meanwhile: neither waits for an upload."""
-        wanted = await self._store.inputs(self.job.id)
-        if not wanted:
+        if not self._inputs:
             return workflow
 
         def sending(item: Input) -> None:
@@ -202,7 +201,7 @@ class Run(Homeward):
                 Waits("inputs", f"Its input {item.name} is on its way to ComfyUI ({item.size} bytes).")
             )
 
-        work = inputs.staged(workflow, wanted, self._store.files, self._client, sending)
+        work = inputs.staged(workflow, self._inputs, self._store.files, self._client, sending)
         graph = await inputs.unless(self._is_gone(), work)
         self._settle_down()
         return graph or workflow
@@ -278,6 +277,7 @@ class Run(Homeward):
             )
             if changes is not None:
                 await self._move(changes)
+                self._fresh = self._at(Stage.FETCHING)
                 continue
             failure = overdue(self.job, look.seen, self._now())
             if failure is not None:
@@ -299,10 +299,15 @@ class Run(Homeward):
             await self._client.interrupt(self.job.prompt_id)
 
     async def _look(self) -> Look:
-        """Queue, then history: a prompt moves that way."""
-        job = self.job
+        """Queue, then history: a prompt moves that way. But what the websocket has said to be at its end is looked for where it must be then."""
+        job, clock = self.job, asyncio.get_running_loop().time
+        if self.hinted and job.stage is Stage.ON_SERVER:
+            entry = await self._client.history(job.prompt_id)
+            if entry is not None:
+                return judged(entry)
+        began = clock()
         queue = await self._client.queue()
-        self._listener.polled(len(queue))
+        self._listener.polled(len(queue), clock() - began)
         for seen, items in ((Seen.RUNNING, queue.running), (Seen.PENDING, queue.pending)):
             for item in items:
                 if item.prompt_id == job.prompt_id or item.job == job.given_id:

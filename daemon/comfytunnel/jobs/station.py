@@ -30,7 +30,8 @@ from comfytunnel.jobs.verdict import ended
 log = structlog.get_logger(__name__)
 
 MAX_FETCHING = 4
-"""Jobs whose outputs come home at the same time; more would only share the line. While so many are behind, nothing new is given out."""
+"""Jobs that have run, and whose outputs come home at the same time; more would only share the line. While so many are behind, nothing
+new is given out."""
 
 DISK_TROUBLES = frozenset({"disk_full", "folder_unwritable"})
 """While one job cannot put its files down, the GPU need not make more of them."""
@@ -184,6 +185,11 @@ class Station:
         ahead = None if known.foreign is None else known.foreign + len(self.on_server())
         return Offer(self.place.name, ahead, self._has_room(), known.loaded, known.there)
 
+    def _not_ended(self) -> list[Run]:
+        """Those on the server whose ends the websocket has not said either. It is believed here because nothing depends on it but when the next
+        job is given out."""
+        return [run for run in self.on_server() if not run.hinted]
+
     def _next(self) -> str | None:
         """The job to give out now, None if there is none or no room."""
         return self._line.first(self.place.name) if self._ready() and self._has_room() else None
@@ -191,13 +197,13 @@ class Station:
     def _ready(self) -> bool:
         if not self.place.gate.value.open or self._held() or self._resting or self._taking is not None:
             return False
-        busy = self.on_server()
-        unsettled = any(run.job.stage is not Stage.ON_SERVER for run in busy)
+        unsettled = any(run.job.stage is not Stage.ON_SERVER for run in self.on_server())
         blocked = any(run.waits is not None and run.waits.code in DISK_TROUBLES for run in self.runs.values())
-        return not (unsettled or blocked or len(self.runs) - len(busy) >= MAX_FETCHING)
+        return not (unsettled or blocked or len(self.runs) - len(self._not_ended()) >= MAX_FETCHING)
 
     def _has_room(self) -> bool:
-        return len(self.on_server()) <= self._settings.max_ahead
+        now = asyncio.get_running_loop().time()
+        return len(self._not_ended()) <= self.listener.ahead.allowed(self._settings.max_ahead, now)
 
     def _start(self, group: asyncio.TaskGroup, job: Job) -> Run:
         run = Run(
@@ -271,8 +277,10 @@ class Station:
     def _heard(self, event: Event) -> None:
         """Pass a websocket event on to the job that it is about."""
         if isinstance(event, QueueChanged):
-            for run in self.on_server():
-                run.wake.set()
+            there = [run for run in self._not_ended() if run.job.stage is Stage.ON_SERVER]
+            if event.remaining is None or event.remaining < len(there):  # one of ours has gone, unheard
+                for run in there:
+                    run.wake.set()
             return
         about = self._about(event)
         if about is None or about.meter is None:
@@ -282,6 +290,7 @@ class Station:
         if isinstance(event, Started | Finished):
             about.hinted = isinstance(event, Finished)
             about.wake.set()
+            self.stir.set()
         self._tell()
 
     def _about(self, event: Event) -> Run | None:

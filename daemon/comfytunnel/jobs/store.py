@@ -112,6 +112,16 @@ class Store(Strays, HookStore):
             "SELECT body FROM jobs WHERE revision > ? ORDER BY revision LIMIT ?", (revision, limit)
         )
 
+    async def told_since(self, revision: int, limit: int) -> tuple[list[Job], dict[str, list[Output]]]:
+        """As `since` and `outputs_of`."""
+
+        def read() -> tuple[list[Job], dict[str, list[Output]]]:
+            sql = "SELECT body FROM jobs WHERE revision > ? ORDER BY revision LIMIT ?"
+            jobs = [_jobs.decode(row[0]) for row in self._db.execute(sql, (revision, limit))]
+            return jobs, self._outputs_of([job.id for job in jobs])
+
+        return await self._run(read)
+
     async def waiting(self) -> list[Job]:
         """Every job that waits, oldest first."""
         return await self._select("SELECT body FROM jobs WHERE stage = 'waiting' ORDER BY seq", ())
@@ -132,20 +142,17 @@ class Store(Strays, HookStore):
         return await self._run(lambda: int(self._one(sql)[0]))
 
     async def workflow(self, job_id: str) -> dict[str, Any] | None:
-        def read() -> dict[str, Any] | None:
-            row = self._db.execute("SELECT workflow FROM workflows WHERE job_id = ?", (job_id,)).fetchone()
-            return None if row is None else msgspec.json.decode(row[0], type=dict[str, Any])
-
-        return await self._run(read)
+        return await self._run(lambda: self._workflow(job_id))
 
     async def inputs(self, job_id: str) -> list[Input]:
         """What of the job's graph is a file of ours."""
+        return await self._run(lambda: self._inputs(job_id))
 
-        def read() -> list[Input]:
-            rows = self._db.execute("SELECT body FROM inputs WHERE job_id = ? ORDER BY ord", (job_id,))
-            return [_inputs.decode(row[0]) for row in rows]
-
-        return await self._run(read)
+    async def brief(self, job_id: str) -> tuple[Job | None, dict[str, Any], list[Input]]:
+        """All that is needed to carry a job: itself, its workflow and its inputs."""
+        return await self._run(
+            lambda: (self._get(job_id), self._workflow(job_id) or {}, self._inputs(job_id))
+        )
 
     async def counts(self) -> dict[Status, int]:
         """How many jobs are in each status; every status is there."""
@@ -224,16 +231,8 @@ class Store(Strays, HookStore):
 
     async def outputs_of(self, job_ids: Iterable[str]) -> dict[str, list[Output]]:
         """The outputs of many jobs at once; a job without any is absent."""
-        asked = msgspec.json.encode(list(job_ids)).decode()
-
-        def read() -> dict[str, list[Output]]:
-            found: dict[str, list[Output]] = {}
-            sql = "SELECT job_id, body FROM outputs WHERE job_id IN (SELECT value FROM json_each(?)) ORDER BY job_id, ord"
-            for job_id, body in self._db.execute(sql, (asked,)):
-                found.setdefault(job_id, []).append(_outputs.decode(body))
-            return found
-
-        return await self._run(read)
+        asked = list(job_ids)
+        return await self._run(lambda: self._outputs_of(asked))
 
     async def asset(self, asset_id: str) -> Output | None:
         def read() -> Output | None:
@@ -289,6 +288,22 @@ class Store(Strays, HookStore):
                 code="idempotency_key_reuse",
                 details={f"{kind or 'job'}_id": made},
             )
+
+    def _workflow(self, job_id: str) -> dict[str, Any] | None:
+        row = self._db.execute("SELECT workflow FROM workflows WHERE job_id = ?", (job_id,)).fetchone()
+        return None if row is None else msgspec.json.decode(row[0], type=dict[str, Any])
+
+    def _outputs_of(self, job_ids: list[str]) -> dict[str, list[Output]]:
+        found: dict[str, list[Output]] = {}
+        asked = msgspec.json.encode(job_ids).decode()
+        sql = "SELECT job_id, body FROM outputs WHERE job_id IN (SELECT value FROM json_each(?)) ORDER BY job_id, ord"
+        for job_id, body in self._db.execute(sql, (asked,)):
+            found.setdefault(job_id, []).append(_outputs.decode(body))
+        return found
+
+    def _inputs(self, job_id: str) -> list[Input]:
+        rows = self._db.execute("SELECT body FROM inputs WHERE job_id = ? ORDER BY ord", (job_id,))
+        return [_inputs.decode(row[0]) for row in rows]
 
     # What follows runs in the event loop.
 
