@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import sqlite3
@@ -109,12 +110,13 @@ async def test_without_room_for_a_copy_nothing_is_migrated(
     before = dump(path)
 
     def full(_: Path) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as broken:
         broken.setattr(backup, "_sync", full)
-        with pytest.raises(StateError, match="No space left"):
+        with pytest.raises(StateError, match="no room on the disk") as caught:
             await Store.open(path)
+        assert caught.value.code_on_wire == "disk_full"
     assert dump(path) == before
     assert [
         file.name for file in tmp_path.iterdir() if "-wal" not in file.name and "-shm" not in file.name

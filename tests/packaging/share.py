@@ -42,6 +42,7 @@ EXITS = {
     "3": "The daemon is not running.",
     "4": "Timed out.",
     "5": "Refused; a second daemon too.",
+    "130": "Ended by Ctrl-C.",
 }
 ENVIRONMENT = {
     "COMFYTUNNEL_CONFIG": "The config file.",

@@ -7,6 +7,7 @@ and migrated; a broken one is moved aside under a name with the time, never dele
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -210,14 +211,18 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
-            raise StateError(
-                f"There is no room on the disk for {path}.", hint="Free some space.", code="disk_full"
-            ) from error
+            raise _no_room(path) from error
         if code in BROKEN:
             hint = "Restart comfytunnel: it moves the broken file aside and begins a new one."
             raise StateError(f"The job database {path} is broken ({error}).", hint=hint) from error
         hint = f"Check that {path.parent} exists, is writable and has room."
         raise StateError(f"The job database {path} cannot be used ({error}).", hint=hint) from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_room(path) from error
         hint = f"Check that {path.parent} exists, is writable and has room."
         raise StateError(f"{path} cannot be used ({error.strerror or error}).", hint=hint) from error
+
+
+def _no_room(path: Path) -> StateError:
+    return StateError(f"There is no room on the disk for {path}.", hint="Free some space.", code="disk_full")
