@@ -1,4 +1,4 @@
-"""A state that this version cannot use: the daemon says so, and does not begin anew over it."""
+"""An upgrade of the daemon's state; and one that this version cannot use: it says so, and does not begin anew over it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sqlite3
 from comfytunnel.jobs import schema
 from tests.app.world import World
 from tests.fakes.manager import Manager
+from tests.jobs.test_migration import LABELS, lay
 
 
 def newer(world: World) -> None:
@@ -15,6 +16,20 @@ def newer(world: World) -> None:
     db = sqlite3.connect(world.base / "state" / "jobs.db")
     db.execute(f"PRAGMA user_version={len(schema.MIGRATIONS) + 1}")
     db.close()
+
+
+async def test_a_daemon_after_an_upgrade_goes_on_with_the_jobs_of_before(world: World) -> None:
+    """One in each stage, in a database of the version before; the ComfyUI that had them knows them no more."""
+    (world.base / "state").mkdir(mode=0o700)
+    lay(world.base / "state" / "jobs.db", len(schema.MIGRATIONS) - 1)
+    await world.start()
+    jobs = (await world.ask(world.client.jobs)).jobs
+    assert [job.comfytunnel.label for job in reversed(jobs) if job.comfytunnel] == list(LABELS)
+    ended = [await world.end_of(job) for job in jobs]
+    assert {job.status for job in ended} == {"succeeded"}, ended
+    assert len(list((world.base / "pictures").rglob("*.png"))) == len(LABELS) - 1, (
+        "the done one is not run again"
+    )
 
 
 async def test_in_a_terminal_a_state_of_a_newer_version_is_refused_with_a_sentence(world: World) -> None:

@@ -116,8 +116,17 @@ async def test_fish_completes_with_words_and_leaves_files_to_itself(typist: Cli)
     assert "workflow.json\n" in ran.out
 
 
-async def test_zsh_completes_at_the_first_tab(typist: Cli) -> None:
-    """The function lies in fpath, as an installed one does; the terminal shows what TAB has made of the line."""
+@pytest.mark.parametrize(
+    "setup",
+    [
+        pytest.param("fpath=({folder} $fpath); autoload -Uz compinit; compinit -u -D", id="installed"),
+        pytest.param(
+            'autoload -Uz compinit; compinit -u -D; eval "$(comfytunnel completion zsh)"', id="zshrc"
+        ),
+    ],
+)
+async def test_zsh_completes_at_the_first_tab(typist: Cli, setup: str) -> None:
+    """The function lies in fpath, as an installed one does, or comes from ~/.zshrc; the terminal shows what TAB makes of the line."""
     typist.environ |= {"ZDOTDIR": str(typist.folder), "TERM": "dumb", "PS1": "> "}
     screen, inside = pty.openpty()
     process = await asyncio.create_subprocess_exec(
@@ -133,10 +142,7 @@ async def test_zsh_completes_at_the_first_tab(typist: Cli) -> None:
             shown += (await asyncio.to_thread(os.read, screen, 4096)).decode(errors="replace")
 
     try:
-        setup = (
-            f"fpath=({INSTALLED['zsh'].parent} $fpath); autoload -Uz compinit; compinit -u -D; echo re''ady\n"
-        )
-        os.write(screen, setup.encode())
+        os.write(screen, f"{setup.format(folder=INSTALLED['zsh'].parent)}; echo re''ady\n".encode())
         await until("ready\r\n")
         os.write(screen, b"comfytunnel config relo\t")
         await until("config reload")
