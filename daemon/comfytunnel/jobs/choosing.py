@@ -95,7 +95,7 @@ class Choosing:
             return True
         offers = self._offers()
         if len(offers) > 1:
-            await station.known.ask(len(station.on_server()))
+            await station.known.ask(station.ours())
             wish = await self._wish(job_id)
             offers = self._offers()
             chosen = best(offers, wish)
@@ -125,11 +125,11 @@ class Choosing:
         if known is not None:
             return known
         try:
-            workflow, inputs = await self._store.workflow(job_id), await self._store.inputs(job_id)
+            _, workflow, inputs = await self._store.brief(job_id)
         except StateError as error:
             log.warning("state", job=job_id, why=error.message)
             return Wish()
         while len(self._wishes) >= MAX_WISHES:
             del self._wishes[next(iter(self._wishes))]
-        self._wishes[job_id] = wish = wish_of(workflow or {}, inputs)
+        self._wishes[job_id] = wish = wish_of(workflow, inputs)
         return wish

@@ -182,8 +182,12 @@ class Station:
         if not self._ready():
             return None
         known = self.known
-        ahead = None if known.foreign is None else known.foreign + len(self.on_server())
+        ahead = None if known.foreign is None else known.foreign + self.ours()
         return Offer(self.place.name, ahead, self._has_room(), known.loaded, known.there)
+
+    def ours(self) -> int:
+        """How many of our jobs are ahead of the next one on the server."""
+        return len(self._not_ended())
 
     def _not_ended(self) -> list[Run]:
         """Those on the server whose ends the websocket has not said either. It is believed here because nothing depends on it but when the next
@@ -266,7 +270,7 @@ class Station:
             self._changed()
 
     def _counted(self, prompts: int) -> None:
-        self.known.counted(prompts, len(self.on_server()))
+        self.known.counted(prompts, self.ours())
 
     def sleep(self, *, asleep: bool) -> None:
         """Close the websocket before the machine sleeps: the server must keep no hung client."""
