@@ -107,13 +107,13 @@ async def test_a_pause_outlives_kill_9_and_is_ended_from_the_command_line(world:
 
 async def test_a_drain_comes_to_its_end_and_refuses_meanwhile(world: World) -> None:
     await world.start()
-    jobs = [await world.submit(workflow(n, seconds=0.7)) for n in range(4)]
+    jobs = [await world.submit(workflow(n, seconds=2.0)) for n in range(4)]
     await world.until(world.client.queue, lambda queue: queue.on_server == 2)
     assert (await world.run("queue", "drain"))[1].startswith("draining")
     source = world.base / "w.json"
     source.write_text(json.dumps(workflow(9)))
     exit_code, _, err = await world.run("submit", str(source))
-    assert exit_code != 0
+    assert exit_code == 5
     assert "comfytunnel queue resume" in err
     drained = await world.until(world.client.queue, lambda queue: queue.state == "drained")
     assert (drained.waiting, drained.on_server) == (2, 0)
