@@ -187,7 +187,9 @@ class Roster:
             await self._scheduler.remove_place(name)
             await self._stop(name)
             gate = Feed(Gate(None, False, _CONNECTING))
-            self._places[name] = Place(name, _client_for(new), gate, partial(self._doubt, name))
+            self._places[name] = Place(
+                name, _client_for(new), gate, partial(self._doubt, name), partial(self._address, name)
+            )
             self._scheduler.add_place(self._places[name])
             if self._make is not None:
                 self._start(name)
@@ -201,6 +203,11 @@ class Roster:
     def _doubt(self, name: str) -> None:
         if name in self._assemblies:
             self._assemblies[name].doubt()
+
+    def _address(self, name: str) -> str:
+        """Which ComfyUI a tunnel leads to: its config may change under it."""
+        found = self._configs[name]
+        return f"{found.host}:{found.port} {found.remote}"
 
     def _start(self, name: str) -> None:
         assembly: Assembly = self._make.Assembly(

@@ -144,7 +144,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
 class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
     """`executions`: how often ComfyUI is known to have been given the prompt, `losses`: how often it has provably lost it, `moves`: how often the job was
     moved away from one that may have run it. `folder`: where the outputs are. `ttl`, `time_to_run`:
-    seconds from the submission in which it must begin to run, and that it may run; null: no limit."""
+    seconds from the submission in which it must begin to run, and that it may run; null: no limit. `warnings`: what may be wrong with the workflow."""
 
     revision: int
     tunnel: str | None = None
@@ -161,6 +161,7 @@ class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
     folder: str | None = None
     note: str | None = None
     webhook: Webhook | None = None
+    warnings: list[str] = []
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,7 +229,7 @@ class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 class JobRequestExtra(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a submitter may ask of us. `tunnel`: a name, or null for any. Higher `priority` runs earlier. `ttl`, `time_to_run`: as in
-    JobExtra; null: what the config says. `fail_fast`: fail where it would have to wait for more than the jobs before it."""
+    JobExtra; null: what the config says. `fail_fast`: fail where it would have to wait for more than the jobs before it. `validate` false: accept what ComfyUI would seem to refuse."""
 
     tunnel: str | None = None
     label: Annotated[str, msgspec.Meta(max_length=200)] | None = None
@@ -237,6 +238,7 @@ class JobRequestExtra(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     time_to_run: Limit | None = None
     fail_fast: bool = False
     webhook: WebhookRequest | None = None
+    validate: bool = True
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -254,6 +254,13 @@ async def test_object_info(far: Far) -> None:
     assert await far.get("/object_info/NoSuchNode") == {}
 
 
+async def test_classes_of_the_past_are_told_apart(far: Far) -> None:
+    """/node_replacements tells, by their names, classes that are gone and are taken all the same; /object_info does not have them."""
+    replaced = await far.get("/node_replacements")
+    assert all(found[0]["old_node_id"] == name for name, found in replaced.items())
+    assert replaced.keys() - (await far.get("/object_info")).keys()
+
+
 async def test_object_info_is_not_compressed(far: Far) -> None:
     """The big answers come as they are, though the client would take gzip."""
     async with far.session.get(f"{far.url}/object_info", headers={"Accept-Encoding": "gzip"}) as answer:

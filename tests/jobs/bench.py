@@ -54,6 +54,7 @@ class Bench:
         )
         self.gate = Feed(Gate(None, False, Waits("connecting", "The tunnel is still connecting.")))
         self.links = 0
+        self.address = "one"
         self.store: Store
         self.scheduler: Scheduler
         self._client: Client | None = None
@@ -64,8 +65,8 @@ class Bench:
         self.settings = replace(self.settings, **settings)
         self.store = await Store.open(self.folder / "jobs.db")
         self.client = Client(self.far.url if self.far.port else "http://127.0.0.1:9")
-        place = Place("default", self.client, self.gate)
-        self.scheduler = Scheduler(self.store, {"default": place}, self.settings)
+        self.place = Place("default", self.client, self.gate, address=lambda: self.address)
+        self.scheduler = Scheduler(self.store, {"default": self.place}, self.settings)
         self._running = asyncio.create_task(self.scheduler.run() if running else asyncio.Event().wait())
 
     async def kill(self) -> None:

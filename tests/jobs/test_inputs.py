@@ -121,14 +121,14 @@ async def test_a_server_that_changes_between_upload_and_submission_gets_the_file
     """Another link may lead to another ComfyUI: what was sent through the old one does not count."""
     picture = png(0x343434)
     await keep(bench, picture)
-    bench.far.faults.slow_upload = 1.0  # the marker's upload follows the file's
+    bench.far.faults.late_upload_answer = 1.0
     job = await submit(bench, inverted("photo.png"))
     async with asyncio.timeout(DEADLINE):
         while remote(picture) not in bench.far.uploads:  # noqa: ASYNC110 (the far side has no bell for it)
             await asyncio.sleep(0.01)
     (bench.far.base / remote(picture)).unlink()
     bench.link_up()
-    bench.far.faults.slow_upload = 0.0
+    bench.far.faults.late_upload_answer = 0.0
     assert await color_of(bench, await bench.ends(job)) == 0xCBCBCB
     assert bench.far.uploads.count(remote(picture)) == 2
 

@@ -38,7 +38,7 @@ async def test_evil_names_stay_inside_the_folder(bench: Bench) -> None:
         assert not path.is_symlink()
         assert not path.name.startswith(".")
     around = {path.name for path in bench.folder.iterdir()}
-    assert around <= {"far", "pictures", "jobs.db", "jobs.db-wal", "jobs.db-shm"}
+    assert around <= {"far", "pictures", "nodes", "jobs.db", "jobs.db-wal", "jobs.db-shm"}
 
 
 async def test_a_truncated_download_is_fetched_again(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfytunnel.errors import WorkflowError
-from comfytunnel.workflow.graph import MAX_NODES, parse_api_graph
+from comfytunnel.workflow.graph import MAX_NODES, check_links, parse_api_graph
 
 NODE = {"class_type": "EmptyImage", "inputs": {"width": 8}, "_meta": {"title": "Blank"}}
 JSON = st.recursive(
@@ -40,7 +40,6 @@ def test_a_graph_knows_its_nodes_and_titles() -> None:
         ({"1": {"inputs": {}}}, "invalid_workflow", "no class_type"),
         ({"1": {"class_type": 5}}, "invalid_workflow", "no class_type"),
         ({"1": {"class_type": "A", "inputs": []}}, "invalid_workflow", "inputs"),
-        ({"1": {"class_type": "A", "inputs": {"x": ["2", 0]}}}, "invalid_workflow", "not there"),
         ({str(n): NODE for n in range(MAX_NODES + 1)}, "invalid_workflow", "at most"),
     ],
 )
@@ -49,6 +48,15 @@ def test_what_no_comfyui_could_run_is_refused_with_a_reason(workflow: Any, code:
         parse_api_graph(workflow)
     assert caught.value.code_on_wire == code
     assert words in caught.value.message
+
+
+def test_a_link_to_nowhere_is_told_of_by_those_who_do_not_know_the_outputs() -> None:
+    graph = {"1": {"class_type": "A"}, "2": {"class_type": "A", "inputs": {"x": ["3", 0], "y": ["1", 0]}}}
+    assert len(parse_api_graph(graph)) == 2
+    with pytest.raises(WorkflowError) as caught:
+        check_links(graph)
+    assert "'3', which is not there" in caught.value.message
+    assert set(caught.value.details["node_errors"]) == {"2"}
 
 
 def test_the_ui_format_says_how_to_export_the_other() -> None:

@@ -47,6 +47,7 @@ async def submit(request: web.Request) -> web.Response:
             time_to_run=extra.time_to_run,
             fail_fast=extra.fail_fast,
             webhook=webhook,
+            validate=extra.validate,
         )
         job = await its.scheduler.submit(new, claim=claim, partner_key=asked.extra_data.get(PARTNER_KEY))
     [shown] = await views(its, [job], origin(request), outputs={})
@@ -210,6 +211,7 @@ def draw(its: Context, job: Job, outputs: list[Output], base: str, hook: Hook | 
             folder=job.folder,
             note=job.note,
             webhook=webhooks.show(job.ended, hook),
+            warnings=list(job.warnings),
         ),
     )
 

@@ -283,7 +283,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Hand over a workflow and print the job's id. It runs when a tunnel is there."""
-    from comfytunnel.cli.run import read_workflow
+    from comfytunnel.cli.run import read_workflow, say_warnings
 
     client = connect()
     graph = with_files(client, read_workflow(workflow), inputs)
@@ -291,6 +291,7 @@ def submit(
         graph, tunnel=tunnel, label=label, priority=priority, ttl=ttl, fail_fast=fail_fast, webhook=webhook
     )
     exits.tell(render.json_text(job, indent=2) if as_json else render.safe(job).id)
+    say_warnings(job)
 
 
 app.command(epilog="Example: comfytunnel completion bash")(completion)

@@ -80,6 +80,7 @@ def run(
     job = client.submit(workflow, **asked)
     if not as_json:
         exits.say(f"job {job.id}")
+        say_warnings(job)
     return watch(client, job, folder=folder, as_json=as_json)
 
 
@@ -129,6 +130,12 @@ def _follow(client: Client, job_id: str, view: View, timeout: float | None) -> w
 
 def _paths(job: wire.Job) -> list[str]:
     return [output.comfytunnel.path for output in job.outputs if output.comfytunnel is not None]
+
+
+def say_warnings(job: wire.Job) -> None:
+    """On stderr: what may be wrong with a workflow that was accepted all the same."""
+    for text in job.comfytunnel.warnings if job.comfytunnel is not None else ():
+        exits.say(f"warning: {printable(text)}")
 
 
 def _say_end(job: wire.Job) -> None:

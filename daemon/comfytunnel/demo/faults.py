@@ -62,6 +62,8 @@ class Faults:
     """Cut the connection of the next upload in the middle of its bytes: nothing is stored."""
     slow_upload: float = 0.0
     """Seconds before an upload is stored and answered."""
+    late_upload_answer: float = 0.0
+    """Seconds between the storing of an upload and its answer."""
     reject_upload_500: int = 0
     """Answer the next upload with 500 and store nothing, as with a full disk."""
     history_late: float = 0.0

@@ -101,6 +101,8 @@ class Files:
                 number += 1
         target.write_bytes(body)
         self._uploaded(target.relative_to(self._folders.base).as_posix())
+        if self._faults.late_upload_answer:
+            await asyncio.sleep(self._faults.late_upload_answer)
         return web.json_response({"name": target.name, "subfolder": subfolder, "type": kind})
 
     async def _parts(self, request: web.Request) -> tuple[dict[str, str], str, bytes]:

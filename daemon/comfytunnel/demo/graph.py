@@ -11,7 +11,7 @@ import json
 import traceback
 from typing import Any
 
-from comfytunnel.demo.nodes import NODES, Folders
+from comfytunnel.demo.nodes import NODES, REPLACED, Folders
 
 Graph = dict[str, Any]
 Problem = dict[str, Any]
@@ -37,6 +37,8 @@ def validate(prompt: Graph, folders: Folders) -> Verdict:
     for node_id in prompt:
         node = prompt[node_id]
         kind = node.get("class_type")
+        if kind in REPLACED:
+            kind = node["class_type"] = REPLACED[kind]
         if "class_type" not in node or kind not in NODES:
             return Verdict(_missing_type(node_id, node), [], {})
         if NODES[kind].output_node:

@@ -22,7 +22,7 @@ from comfytunnel.demo.engine import Engine, Item
 from comfytunnel.demo.faults import Faults
 from comfytunnel.demo.files import Files
 from comfytunnel.demo.graph import validate
-from comfytunnel.demo.nodes import NODES, Folders, describe
+from comfytunnel.demo.nodes import NODES, REPLACED, Folders, describe
 from comfytunnel.demo.sockets import FEATURES, Sockets
 
 UPLOAD_LIMIT = 100 * 1024 * 1024
@@ -140,6 +140,7 @@ class Life:
             ("POST", "/history", self._post_history),
             ("GET", "/object_info", self._object_info),
             ("GET", "/object_info/{node}", self._object_info),
+            ("GET", "/node_replacements", self._node_replacements),
             ("GET", "/system_stats", self._system_stats),
             ("GET", "/features", self._features),
             ("GET", "/view", self._files.view),
@@ -265,6 +266,11 @@ class Life:
         one = request.match_info.get("node")
         names = NODES if one is None else [one] if one in NODES else []
         return web.json_response({name: describe(name, self._folders) for name in names})
+
+    async def _node_replacements(self, _: web.Request) -> web.Response:
+        return web.json_response(
+            {old: [{"old_node_id": old, "new_node_id": new}] for old, new in REPLACED.items()}
+        )
 
     async def _system_stats(self, _: web.Request) -> web.Response:
         memory = 16 * 1024**3

@@ -1,7 +1,7 @@
 """The stand-in's node types: what each takes, what it gives back and how it is run.
 
-Six are ComfyUI's own under their own names (their inputs, limits and file names were compared with 0.33); DemoSlow and
-DemoFail are ours. A batch of pictures is a list of Pillow images. Nodes know folders and ticks, nothing of queues or HTTP.
+Six are ComfyUI's own under their own names (their inputs, limits and file names were compared with 0.33); those that begin with
+Demo are ours. A batch of pictures is a list of Pillow images. Nodes know folders and ticks, nothing of queues or HTTP.
 """
 
 from __future__ import annotations
@@ -193,8 +193,22 @@ async def _slow(run: Run, inputs: Mapping[str, Any]) -> Result:
     return (inputs["image"],), None
 
 
+async def _model(run: Run, inputs: Mapping[str, Any]) -> Result:
+    return (inputs["image"],), None
+
+
 async def _fail(run: Run, inputs: Mapping[str, Any]) -> Result:
     raise RuntimeError(inputs["message"])
+
+
+def models(folders: Folders) -> list[str]:
+    """Two that are always there, and what lies in models/: as on a real one, that may change while it runs."""
+    folder = folders.base / "models"
+    return [
+        "demo-flux.safetensors",
+        "demo/demo-xl.safetensors",
+        *sorted(map(os.path.basename, folder.glob("*"))),
+    ]
 
 
 def _missing_file(folders: Folders, inputs: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -288,6 +302,13 @@ NODES: dict[str, NodeType] = {
         display_name="Slow (demo)",
         description="Passes the pictures on after some seconds; can be interrupted between two steps.",
     ),
+    "DemoModel": NodeType(
+        _model,
+        lambda folders: {"image": ("IMAGE",), "model": (models(folders), {"tooltip": "Changes nothing."})},
+        category="demo",
+        display_name="Model (demo)",
+        description="Passes the pictures on; its list of models grows with the folder models/.",
+    ),
     "DemoFail": NodeType(
         _fail,
         lambda _: {"image": ("IMAGE",), "message": ("STRING", {"default": "failed on purpose"})},
@@ -296,6 +317,10 @@ NODES: dict[str, NodeType] = {
         description="Raises an error with a traceback.",
     ),
 }
+
+
+REPLACED = {"DemoSleep": "DemoSlow"}
+"""Classes of the past, and those that are put in their place (with the same inputs)."""
 
 
 def describe(name: str, folders: Folders) -> dict[str, Any]:

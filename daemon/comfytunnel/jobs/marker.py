@@ -7,6 +7,8 @@ ComfyUI-Manager are execv.) The marker's name is written into each job before it
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from uuid import uuid4
 
 import structlog
@@ -21,8 +23,11 @@ log = structlog.get_logger(__name__)
 class Marker:
     """One place's. Without a marker (the server takes no uploads) losses stay unproven."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, renewed: Callable[[], None] = lambda: None) -> None:
+        """`renewed` is called when a marker was left: the process that answers is not the one before."""
         self._client = client
+        self._renewed = renewed
+        self._ensuring = asyncio.Lock()
         self._name: str | None = None
         self._version: str | None = None
         self._fresh = False
@@ -41,6 +46,10 @@ class Marker:
 
     async def ensure(self) -> str | None:
         """The marker of the process that answers now, left there if need be; None if it takes none. Raises ComfyError."""
+        async with self._ensuring:
+            return await self._ensure()
+
+    async def _ensure(self) -> str | None:
         if self._name is not None:
             if self._fresh:
                 return self._name
@@ -56,6 +65,7 @@ class Marker:
             )
             if await self._client.has_temp(given):  # believed only once seen: its absence will be a proof
                 self._name, self._fresh, self._version = given, True, None
+                self._renewed()
                 self._version = await self._client.version()
         except (Refused, NotComfyUI) as error:
             log.warning("marker refused", why=error.message)

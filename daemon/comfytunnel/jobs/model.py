@@ -132,6 +132,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     `rank`: where it stands among those of its priority (see line.py), None: by age. `ttl`: seconds after `created_at` in which it must have begun to
     run, `time_to_run`: seconds that it may run; None: no limit. `because`: why it is being stopped, if it was not the user who asked for it.
     `partner_key`: it came with a key for partner nodes, which is in memory only. `webhook`: it has one.
+    `warnings`: what its submitter was told of the workflow.
     What a job waits for is not stored but asked of the scheduler, because it changes for all of them at once.
     """
 
@@ -164,6 +165,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     error: Failure | None = None
     note: str | None = None
     retry_of: str | None = None
+    warnings: tuple[str, ...] = ()
     folder: str | None = None
     server: str | None = None
     given_as: str | None = None
@@ -254,7 +256,8 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True):
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """What a submitter asks for. `tunnel` null: any. Higher `priority` runs earlier, -1000 to 1000. `inputs`: what of the graph is a file
-    of ours. `fail_fast`: fail where it would have to wait for more than the jobs before it. The rest as in Job."""
+    of ours. `fail_fast`: fail where it would have to wait for more than the jobs before it. `validate`: refuse what ComfyUI surely would. The
+    rest as in Job."""
 
     workflow: dict[str, Any]
     inputs: tuple[Input, ...] = ()
@@ -266,6 +269,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     fail_fast: bool = False
     partner_key: bool = False
     webhook: Webhook | None = None
+    validate: bool = True
+    warnings: tuple[str, ...] = ()
     retry_of: str | None = None
 
 

@@ -102,6 +102,7 @@ class Orders(Moving):
                 time_to_run=job.time_to_run,
                 fail_fast=job.fail_fast,
                 webhook=hook.webhook if hook is not None else None,
+                validate=False,  # it was accepted before, and ComfyUI may have changed
                 retry_of=job.id,
             )
         )

@@ -29,14 +29,20 @@ def _nothing() -> None:
     return None
 
 
+def _nowhere() -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`name` is the tunnel's. `doubted` is called when a request failed: whoever watches ComfyUI should look at once."""
+    """`name` is the tunnel's. `doubted` is called when a request failed: whoever watches ComfyUI should look at once. `address`: which
+    ComfyUI it leads to now, in any words; another one is another ComfyUI."""
 
     name: str
     client: Client
     gate: Feed[Gate]
     doubted: Callable[[], None] = _nothing
+    address: Callable[[], str] = _nowhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

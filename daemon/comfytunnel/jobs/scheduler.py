@@ -19,6 +19,7 @@ from comfytunnel.errors import RefusedError, StateError, UsageError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.choosing import Choosing
 from comfytunnel.jobs.impatience import Impatience
+from comfytunnel.jobs.judges import Judges
 from comfytunnel.jobs.model import Job, Mode, NewJob
 from comfytunnel.jobs.orders import Orders
 from comfytunnel.jobs.place import Gate, JobsSettings, Place
@@ -61,6 +62,7 @@ class Scheduler(Orders, Reasons):
         self.demand = Feed({})
         super().__init__(store, places, settings, now)
         self._choosing = Choosing(store, self._stations)
+        self.judges = Judges(store.files.parent / "nodes", now)
         self._impatience = Impatience(store, self._line, now, self.hindrance, self._gone)
         self._working: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -89,6 +91,7 @@ class Scheduler(Orders, Reasons):
             self._group = None
             self._stations.clear()
             self._working.clear()
+            self.judges.close()
             if self._poke is not None:
                 self._poke.cancel()
                 self._poke = None
@@ -102,6 +105,7 @@ class Scheduler(Orders, Reasons):
     async def remove_place(self, name: str) -> None:
         """Stop using a place. Jobs that were given to it stay where they are until a place of that name comes back."""
         self._places.pop(name, None)
+        self.judges.forget(name)
         await self._close(name)
 
     def apply(self, settings: JobsSettings) -> None:
@@ -116,16 +120,18 @@ class Scheduler(Orders, Reasons):
     async def submit(self, new: NewJob, *, claim: str | None = None, partner_key: str | None = None) -> Job:
         """Accept a job; on disk when this returns. `claim`: an Idempotency-Key, `partner_key`: for partner nodes; it stays in memory.
 
-        Raises WorkflowError (`invalid_workflow`, `workflow_format_ui`), NotFoundError (no such tunnel), UsageError (`idempotency_key_reuse`,
+        Raises WorkflowError (`invalid_workflow`, `workflow_format_ui`: see judges.py), NotFoundError (no such tunnel), UsageError (`idempotency_key_reuse`,
         a partner key that is not to be forwarded), RefusedError (`queue_full`, `queue_draining`), StateError.
         """
         parse_api_graph(new.workflow)
         await self.take_up()
         self._refuse_key(partner_key)
         self._check_tunnel(new.tunnel)
+        warnings = await self.judges.warnings(new, self._eligible(new.tunnel)) if new.validate else ()
         self._refuse_more()
         new = msgspec.structs.replace(
             new,
+            warnings=warnings,
             ttl=new.ttl or self._settings.time_to_start or None,
             time_to_run=new.time_to_run or self._settings.time_to_run or None,
             partner_key=partner_key is not None,
@@ -223,6 +229,7 @@ class Scheduler(Orders, Reasons):
             held=self._held,
             partner_keys=self._partner_keys,
             choosing=self._choosing,
+            catalog=self.judges.of(place),
         )
         station.asleep = self._asleep
         self._stations[place.name] = station

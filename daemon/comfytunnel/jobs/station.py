@@ -14,6 +14,7 @@ import structlog
 
 from comfytunnel.comfy.progress import Event, Finished, NodeStarted, PreviewFrame, QueueChanged, Started, Step
 from comfytunnel.errors import StateError
+from comfytunnel.jobs.catalog import Catalog
 from comfytunnel.jobs.choice import Offer
 from comfytunnel.jobs.choosing import FRESH, Choosing, Known
 from comfytunnel.jobs.line import Line
@@ -56,6 +57,7 @@ class Station:
         held: Callable[[], bool],
         partner_keys: MutableMapping[str, str],
         choosing: Choosing,
+        catalog: Catalog,
     ) -> None:
         self.place = place
         self.runs: dict[str, Run] = {}
@@ -78,8 +80,9 @@ class Station:
         self._resting = False
         self.gate_since: datetime | None = None
         self.away: tuple[float, datetime] | None = None
-        self._marker = Marker(place.client)
+        self._marker = Marker(place.client, catalog.doubt)
         self.straying = Straying(place, store, self._marker, settings)
+        self._catalog = catalog
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._taking: str | None = None
 
@@ -89,6 +92,7 @@ class Station:
             group.create_task(self.listener.run(), name=f"websocket of {self.place.name}")
             group.create_task(self._watch_gate(), name=f"gate of {self.place.name}")
             group.create_task(self.straying.run(), name=f"strays of {self.place.name}")
+            group.create_task(self._catalog.run(self._marker), name=f"nodes of {self.place.name}")
             for job in left_over:
                 self._start(group, job)
             setbacks = 0
@@ -265,6 +269,7 @@ class Station:
             if is_so != told:
                 told, self.gate_since = is_so, self._now()
             self._marker.doubt()
+            self._catalog.doubt()
             if gate.link is not None and not gate.serving:
                 self.known.restarted()
             self._changed()

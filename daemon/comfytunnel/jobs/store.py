@@ -63,6 +63,7 @@ class Store(Strays, HookStore):
                 created_at=now,
                 nodes_total=len(new.workflow),
                 retry_of=new.retry_of,
+                warnings=new.warnings,
             )
             self._db.execute(
                 "INSERT INTO jobs (seq, id, revision, status, stage, body) VALUES (?, ?, ?, ?, ?, ?)",

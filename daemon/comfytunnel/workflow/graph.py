@@ -44,7 +44,7 @@ class Graph:
 
 def parse_api_graph(workflow: object) -> Graph:
     """Judge a workflow's shape. Raises WorkflowError (`invalid_workflow` or `workflow_format_ui`, with a hint); `details`
-    may hold `node_errors`, by node id."""
+    may hold `node_errors`, by node id. Where its links lead is not judged: see `check_links`."""
     if not isinstance(workflow, dict):
         raise WorkflowError(
             "The workflow is not a JSON object.",
@@ -70,11 +70,31 @@ def parse_api_graph(workflow: object) -> Graph:
     problems: dict[str, list[str]] = {}
     nodes = {}
     for node_id, node in workflow.items():
-        found = _problems(node, workflow)
+        found = _problem(node)
         if found:
-            problems[node_id] = found
+            problems[node_id] = [found]
         else:
             nodes[node_id] = Node(node["class_type"], _title(node))
+    _refuse(problems)
+    _check_size(workflow)
+    return Graph(nodes)
+
+
+def check_links(workflow: Mapping[str, Any]) -> None:
+    """Raise WorkflowError for a link to a node that is not there. ComfyUI overlooks one in a part that no output needs, so this is for
+    those who do not know which nodes are outputs."""
+    problems = {
+        node_id: [
+            f"takes {name[:80]!r} from node {value[0][:80]!r}, which is not there"
+            for name, value in node.get("inputs", {}).items()
+            if is_link(value) and value[0] not in workflow
+        ]
+        for node_id, node in workflow.items()
+    }
+    _refuse({node_id: found for node_id, found in problems.items() if found})
+
+
+def _refuse(problems: Mapping[str, list[str]]) -> None:
     if problems:
         node_id, found = next(iter(problems.items()))
         more = f" (and {len(problems) - 1} more nodes)" if len(problems) > 1 else ""
@@ -82,24 +102,17 @@ def parse_api_graph(workflow: object) -> Graph:
         raise WorkflowError(
             f"Node {node_id[:80]!r} {found[0]}{more}.", hint=EXPORT_HINT, details={"node_errors": errors}
         )
-    _check_size(workflow)
-    return Graph(nodes)
 
 
-def _problems(node: object, workflow: Mapping[str, Any]) -> list[str]:
+def _problem(node: object) -> str | None:
     if not isinstance(node, dict):
-        return ["is not an object"]
+        return "is not an object"
     class_type = node.get("class_type")
     if not isinstance(class_type, str) or not class_type:
-        return ["has no class_type"]
-    inputs = node.get("inputs", {})
-    if not isinstance(inputs, dict):
-        return ["has inputs that are not an object"]
-    return [
-        f"takes {name[:80]!r} from node {value[0][:80]!r}, which is not there"
-        for name, value in inputs.items()
-        if is_link(value) and value[0] not in workflow
-    ]
+        return "has no class_type"
+    if not isinstance(node.get("inputs", {}), dict):
+        return "has inputs that are not an object"
+    return None
 
 
 def is_link(value: object) -> bool:
