@@ -6,8 +6,9 @@ BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 # Most tests wait for something most of the time: two at once take half the time even on two cores.
 WORKERS ?= 2
+WHEELED = $(VENV)-wheel
 
-.PHONY: demo test test-system test-install check bench share soak clean
+.PHONY: demo test test-system system-ready test-install check bench share soak clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -18,9 +19,21 @@ test: $(VENV)/.installed-dev
 	@$(BIN)/coverage run -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS); status=$$?; \
 	  $(BIN)/coverage combine -q && $(BIN)/coverage report | tail -n 1; exit $$status
 
-# Against a systemd user manager, which `make test` does without. Leaves nothing behind in the repository, which may not be ours to write.
-test-system: $(VENV)/.installed-dev
-	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) tests/system
+# Against a systemd user manager, which `make test` does without. Leaves nothing behind in the repository, which may not be ours to write;
+# what it needs is prepared by `make system-ready`, since there may be no network where the manager is.
+test-system: system-ready
+	PYTHONDONTWRITEBYTECODE=1 COMFYTUNNEL_TEST_INSTALLED=$(abspath $(WHEELED))/bin/comfytunnel \
+	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -p no:cacheprovider $(PYTEST_ARGS) tests/system
+
+system-ready: $(VENV)/.installed-dev $(WHEELED)/.installed
+
+# An environment with nothing but the built wheel in it, as a person installs it.
+$(WHEELED)/.installed: pyproject.toml $(VENV)/bin/python $(shell find daemon systemd launchd -name __pycache__ -prune -o -type f -print)
+	rm -rf $(WHEELED)
+	$(PYTHON) -m venv $(WHEELED)
+	$(WHEELED)/bin/python -m pip wheel -q --disable-pip-version-check --no-deps -w $(WHEELED)/dist .
+	$(WHEELED)/bin/python -m pip install -q --disable-pip-version-check $(WHEELED)/dist/*.whl
+	touch $@
 
 # Into clean environments with pip, pipx and uv tool: needs the package index.
 test-install: $(VENV)/.installed-dev
@@ -43,7 +56,7 @@ soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soak
 
 clean:
-	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(WHEELED) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

@@ -22,7 +22,7 @@ NOUNS = {
     "peer", "threads",
 }  # fmt: skip
 # The composition root, in a few files.
-ROOT = {"announced", "app", "assembly", "history", "opening", "roster", "weblistener"}
+ROOT = {"announced", "app", "assembly", "history", "opening", "roster", "supervised", "weblistener"}
 # What each room may import besides itself.
 ROOMS = {
     "__main__": NOUNS | {"cli"},
@@ -41,7 +41,9 @@ ROOMS = {
     "uploads": NOUNS,
     **dict.fromkeys(NOUNS, NOUNS),
 }
-LATE = {"cli": {"app", "service", "demo"}}  # besides, but only inside the one command that needs them
+LATE = {
+    "cli": {"app", "service", "demo"}
+}  # besides, but only inside the one command that needs them, or for their types
 BESIDES = {"demo.run": {"client"}}  # it plays the user of a daemon, through the socket as any user does
 OWNERS = {
     "asyncssh": {"tunnel", "demo"},
@@ -122,7 +124,7 @@ def wrongs(imports: list[Import]) -> list[str]:
         if found.imported == "" or target == room:  # comfytunnel itself holds the version, and nothing else
             continue
         if target in ROOMS[room] | BESIDES.get(found.importer, set()) or (
-            found.late and target in LATE.get(room, ())
+            (found.late or found.typing) and target in LATE.get(room, ())
         ):
             continue
         told.append(str(found))

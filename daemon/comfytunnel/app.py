@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import resource
 import signal
@@ -20,7 +21,7 @@ import structlog
 
 from comfytunnel import __version__, config, fdstore, log, wire
 from comfytunnel.api.context import Context
-from comfytunnel.api.listen import Lock, control_socket
+from comfytunnel.api.listen import control_socket, handed_over, place
 from comfytunnel.api.message import messages
 from comfytunnel.api.server import Server
 from comfytunnel.ending import end
@@ -34,6 +35,7 @@ from comfytunnel.jobs.store import Store
 from comfytunnel.notify import Notifier
 from comfytunnel.opening import open_store
 from comfytunnel.roster import Roster
+from comfytunnel.supervised import beat, say_status
 from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.watch.world import World
 from comfytunnel.weblistener import WebListener
@@ -54,7 +56,10 @@ def run_daemon(config_path: Path, socket_path: Path, state_dir: Path) -> int:
     the control socket is served without tunnels until the file is mended, so that everybody can be told why.
     """
     handed = fdstore.inherited()  # first: nothing is open yet but what was passed
-    notifier = Notifier()
+    given = handed_over(handed)
+    notifier = Notifier(started=given is not None)
+    if notifier.managed:
+        faulthandler.enable()  # the watchdog's SIGABRT leaves in the log where the loop stood still
     broken: ConfigError | None = None
     loaded: config.Config | None = None
     try:
@@ -65,9 +70,10 @@ def run_daemon(config_path: Path, socket_path: Path, state_dir: Path) -> int:
         broken = error
     log.setup(loaded.log.level if loaded else "info", loaded.log.format if loaded else "auto")
     _raise_file_limit()
+    where = place(socket_path, state_dir, given)
     with (
-        Lock(socket_path.parent, state_dir) as lock,
-        control_socket(socket_path, lock) as listener,
+        where.lock,
+        control_socket(where.path, where.lock, where.given) as listener,
         Listeners(notifier, handed) as listeners,
     ):
         daemon = _Daemon(config_path, state_dir, notifier, listeners)
@@ -167,7 +173,8 @@ class _Daemon:
                 group.create_task(world.run(), name="world"),
                 group.create_task(self._history.run(), name="outages"),
                 group.create_task(self._follow_demand(), name="demand"),
-                group.create_task(self._say_status(), name="status"),
+                group.create_task(say_status(self._notifier, self._tunnels, store), name="status"),
+                group.create_task(beat(self._notifier, self._tunnels), name="watchdog"),
                 group.create_task(self._follow_config(), name="config"),
                 group.create_task(self._reload_on_signal(), name="reload"),
             ]
@@ -185,6 +192,13 @@ class _Daemon:
 
     async def reload(self) -> dict[str, Any]:
         """Read the config again. Raises ConfigError and changes nothing if it cannot be used."""
+        self._notifier.reloading()
+        try:
+            return await self._reload()
+        finally:
+            self._notifier.ready()
+
+    async def _reload(self) -> dict[str, Any]:
         try:
             loaded = config.load(self._path)
         except ConfigError as error:
@@ -261,18 +275,6 @@ class _Daemon:
     async def _follow_demand(self) -> None:
         async for jobs in self._scheduler.demand.changes():
             self._tunnels.demand(jobs)
-
-    async def _say_status(self) -> None:
-        async for _ in self._tunnels.changed.changes():
-            parts = []
-            for name in self._tunnels.names():
-                tunnel = self._tunnels.status(name)
-                why = f" ({tunnel.cause.code})" if tunnel.cause else ""
-                parts.append(
-                    f"{name} {tunnel.phase}{why}, ComfyUI {tunnel.comfyui.version or ''} {tunnel.comfyui.state}"
-                )
-            cause = self._tunnels.cause()
-            self._notifier.status(cause.message if cause else "; ".join(parts) or "no tunnel is configured")
 
 
 def _settings(jobs: config.JobsConfig) -> JobsSettings:

@@ -183,6 +183,10 @@ class Assembly:
             self._driver.tell(ConfigChanged())
         return True
 
+    async def beat(self) -> None:
+        """Return when the driver has had a turn."""
+        await self._driver.beat()
+
     # --- happened ---------------------------------------------------------------------------------------------------
 
     def _moved(self, moved: Moved) -> None:

@@ -1,4 +1,4 @@
-"""What the service manager is told: ready, one live line, stopping; and the sockets that it is to keep. Without one ($NOTIFY_SOCKET
+"""What the service manager is told: ready, reloading, one live line, alive, stopping; and the sockets that it is to keep. Without one ($NOTIFY_SOCKET
 unset) nothing happens. What it passes back at the next start is read in fdstore.py.
 """
 
@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 
 import sdnotify
 
@@ -16,10 +17,14 @@ from comfytunnel.printable import printable
 class Notifier:
     """sd_notify(3). Never raises: a manager that has gone is no reason to stop."""
 
-    def __init__(self) -> None:
-        self.managed = "NOTIFY_SOCKET" in os.environ
-        self._manager = sdnotify.SystemdNotifier() if self.managed else None
+    def __init__(self, started: bool = False) -> None:
+        """`started`: by a manager that does not listen to us (launchd), and starts us again when we end in failure."""
+        self.listens = "NOTIFY_SOCKET" in os.environ
+        self.managed = self.listens or started
+        self._manager = sdnotify.SystemdNotifier() if self.listens else None
         self._line = ""
+        self.watchdog = _watchdog() if self.listens else None
+        """Seconds within which the manager wants to hear `alive`; None: it does not look."""
 
     def ready(self) -> None:
         self._say("READY=1")
@@ -31,6 +36,13 @@ class Notifier:
         if line != self._line:
             self._line = line
             self._say(f"STATUS={line}")
+
+    def reloading(self) -> None:
+        """`ready` ends it, whatever came of it."""
+        self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def alive(self) -> None:
+        self._say("WATCHDOG=1")
 
     def stopping(self) -> None:
         self._say("STOPPING=1")
@@ -55,3 +67,11 @@ class Notifier:
     def _say(self, message: str) -> None:
         if self._manager is not None:
             self._manager.notify(message)
+
+
+def _watchdog() -> float | None:
+    """sd_watchdog_enabled(3), in seconds."""
+    text, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not text.isdecimal() or int(text) == 0 or pid not in ("", str(os.getpid())):
+        return None
+    return int(text) / 1e6

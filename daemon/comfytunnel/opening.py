@@ -38,6 +38,7 @@ async def open_store(
         notifier.ready()
         while True:
             notifier.status(troubled.error.message)
+            notifier.alive()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
                     await stop.wait()

@@ -1,12 +1,14 @@
 """Where the config, the state and the control socket lie, and whether a folder is private enough to be used.
 
-Three variables override the places: COMFYTUNNEL_CONFIG, COMFYTUNNEL_STATE_DIR, COMFYTUNNEL_SOCKET. A folder is made here 0700 or
+Three variables override the places: COMFYTUNNEL_CONFIG, COMFYTUNNEL_STATE_DIR, COMFYTUNNEL_SOCKET; a fourth, COMFYTUNNEL_UNIT, names the
+service, so that a second one can live beside the first. A folder is made here 0700 or
 left as it is; the mode and the owner of one that exists are looked at and never changed.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Mapping
@@ -21,7 +23,7 @@ SOCKET_PATH_LIMIT = 103 if sys.platform == "darwin" else 107  # bytes; sun_path 
 OWN_FOLDER = (
     "Choose a folder of your own: COMFYTUNNEL_SOCKET=FOLDER/control.sock, COMFYTUNNEL_STATE_DIR=FOLDER."
 )
-UNIT = "comfytunnel.service"
+_UNIT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def config_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -55,6 +57,16 @@ def socket_path(environ: Mapping[str, str] = os.environ) -> Path:
     return (base / APP if base else state_dir(environ) / "run") / "control.sock"
 
 
+def unit_name(environ: Mapping[str, str] = os.environ) -> str:
+    """Return $COMFYTUNNEL_UNIT, else comfytunnel: what the service manager knows us by. UsageError for what is no plain name."""
+    name = environ.get("COMFYTUNNEL_UNIT") or APP
+    if not _UNIT.fullmatch(name):
+        raise UsageError(
+            f"COMFYTUNNEL_UNIT={name!r} is no name for a service.", hint="Use letters, digits, - and _."
+        )
+    return name
+
+
 def has_service(environ: Mapping[str, str] = os.environ) -> bool:
     """Return whether systemd knows our unit for this user: its file lies in one of the folders of systemd.unit(5)."""
     home = Path("~").expanduser()
@@ -63,7 +75,8 @@ def has_service(environ: Mapping[str, str] = os.environ) -> bool:
         _xdg(environ, "XDG_DATA_HOME") or home / ".local" / "share",
         *(Path(folder) for folder in ("/etc", "/usr/local/lib", "/usr/lib")),
     ]
-    return any(os.access(folder / "systemd" / "user" / UNIT, os.F_OK) for folder in folders)
+    unit = f"{unit_name(environ)}.service"
+    return any(os.access(folder / "systemd" / "user" / unit, os.F_OK) for folder in folders)
 
 
 def check_socket_path(path: Path) -> None:

@@ -196,6 +196,15 @@ class Roster:
         self.poke()
         return done
 
+    async def beat(self) -> None:
+        """Return when every driver has had a turn; one that ends meanwhile is not waited for."""
+        for name, assembly in list(self._assemblies.items()):
+            turn = asyncio.create_task(assembly.beat(), name=f"{name}/beat")
+            try:
+                await asyncio.wait({turn, self._tasks[name]}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await end([turn])
+
     def demand(self, jobs: Mapping[str, int]) -> None:
         for name, assembly in self._assemblies.items():
             assembly.demand(jobs.get(name, 0) > 0)

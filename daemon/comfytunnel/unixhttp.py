@@ -22,7 +22,9 @@ def how_to_start() -> str:
     """Return the next step where no daemon runs: what is there already decides it."""
     if not os.access(paths.config_path(), os.F_OK):
         return "First say where to: `comfytunnel setup 'ssh -p ...'`; then start it: `comfytunnel daemon`."
-    service = ", or as a service: `systemctl --user start comfytunnel`" if paths.has_service() else ""
+    service = (
+        f", or as a service: `systemctl --user start {paths.unit_name()}`" if paths.has_service() else ""
+    )
     return f"Start it: `comfytunnel daemon` in a terminal of its own{service}."
 
 
@@ -78,11 +80,7 @@ def blame(path: Path, gone: str = "The daemon went away before it had answered."
             hint="Each user runs a daemon of their own.",
         ) from error
     except TimeoutError as error:
-        how = (
-            "`systemctl --user restart comfytunnel`"
-            if paths.has_service()
-            else "end it, then `comfytunnel daemon`"
-        )
+        how = "`comfytunnel restart`" if paths.has_service() else "end it, then `comfytunnel daemon`"
         raise NotRunningError(
             f"The daemon on {path} does not answer.", hint=f"It may be stopped or stuck: restart it ({how})."
         ) from error

@@ -12,7 +12,7 @@ from typing import Self
 from tests.app.world import DEADLINE
 
 PACE = 0.01  # seconds between calls
-GET = b"GET /system_stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+GET = "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 Opener = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
@@ -28,8 +28,11 @@ def to_path(path: Path) -> Opener:
 class Stream:
     """`async with Stream(to_port(port)) as stream`. At its end it begins no more calls and waits for those that are open."""
 
-    def __init__(self, connect: Opener) -> None:
+    def __init__(self, connect: Opener, path: str = "/system_stats", pace: float = PACE) -> None:
+        """A call of `path` every `pace` seconds."""
         self._connect = connect
+        self._request = GET.format(path).encode()
+        self._pace = pace
         self.outcomes: list[
             str
         ] = []  # of each call in the order of their beginnings; "open" until it is known
@@ -80,7 +83,7 @@ class Stream:
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
             self._news.set()
-            await asyncio.sleep(PACE)
+            await asyncio.sleep(self._pace)
 
     async def _call(self, number: int) -> None:
         try:
@@ -98,7 +101,7 @@ class Stream:
         except BlockingIOError:
             return "backlog full"  # a Unix socket says so, TCP waits
         try:
-            writer.write(GET)
+            writer.write(self._request)
             answer = await reader.read()
         except OSError as error:
             return type(error).__name__

@@ -34,7 +34,7 @@ async def start(unit: Unit) -> None:
 async def test_a_restart_loses_no_call(unit: Unit, stream: Stream) -> None:
     await start(unit)
     async with stream:
-        for _ in range(3):
+        for _ in range(2):
             before = await unit.property("MainPID")
             await stream.serves(5)
             await unit.do("restart")
@@ -47,7 +47,7 @@ async def test_a_kill_9_refuses_nobody(unit: Unit, world: World, stream: Stream)
     """The calls in flight die with the daemon, and only they."""
     await start(unit)
     async with stream:
-        for times in range(1, 4):
+        for times in range(1, 3):
             await stream.serves(5)
             os.kill(int(await unit.property("MainPID")), signal.SIGKILL)
             dead = stream.began

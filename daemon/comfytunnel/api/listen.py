@@ -1,4 +1,4 @@
-"""How the control socket comes to be: the lock that makes us the only daemon, and the bind.
+"""How the control socket comes to be: the lock that makes us the only daemon, and the bind, or the service manager's own socket.
 
 The law: a socket file is removed only while the lock is held, so that a second daemon never takes the first one's place. Nobody
 connects to find out whether a daemon lives: a frozen daemon is one too. Nothing here serves a request.
@@ -14,13 +14,17 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from comfytunnel import paths
 from comfytunnel.errors import RefusedError, StateError
+from comfytunnel.fdstore import Handed
 
 LOCK_NAME = "daemon.lock"
 BACKLOG = 128  # connections that wait in the kernel while the loop is busy
+CONTROL = "control"  # the socket's name in comfytunnel.socket and in the agent's plist
+
+_ACCEPTS = 0x10000  # __SO_ACCEPTCON of include/linux/net.h: the socket listens
 
 
 class Lock:
@@ -87,23 +91,72 @@ def _lock(path: Path) -> int:
     return held
 
 
+def handed_over(handed: Handed) -> socket.socket | None:
+    """The control socket if a service manager holds it (comfytunnel.socket, the agent's `Sockets`), else None. The caller closes it."""
+    good = None
+    for sock in handed.take(CONTROL):
+        if good is None and _path_of(sock) is not None:
+            good = sock
+        else:
+            sock.close()
+    return good
+
+
+def _path_of(sock: socket.socket) -> Path | None:
+    """Where a Unix socket listens; None if it does not, or has no place in the file system."""
+    try:
+        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+            return None
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return None
+        where = sock.getsockname()
+    except OSError:
+        return None
+    return Path(where) if isinstance(where, str) and where.startswith("/") else None
+
+
+class Place(NamedTuple):
+    """Where the control socket lies, and which locks make its daemon the only one."""
+
+    path: Path
+    lock: Lock
+    given: socket.socket | None
+
+
+def place(path: Path, state_dir: Path, given: socket.socket | None) -> Place:
+    """`path` is where we would bind. A socket that was `given` stays where the manager has it, and the manager's folder needs no lock of
+    ours if it is not ours to write: nothing there is removed by us."""
+    where = _path_of(given) if given is not None else None
+    if where is None:
+        return Place(path, Lock(path.parent, state_dir), None)
+    ours = where.parent.stat().st_uid == os.geteuid()
+    return Place(where, Lock(*([where.parent] if ours else []), state_dir), given)
+
+
 @contextlib.contextmanager
-def control_socket(path: Path, lock: Lock) -> Iterator[socket.socket]:
+def control_socket(path: Path, lock: Lock, given: socket.socket | None = None) -> Iterator[socket.socket]:
     """Bind and listen at `path` with mode 0600 from its first moment; close and remove it at the end.
 
-    `lock` is held and covers the socket's folder. A socket that a dead daemon left is replaced; any other file is an error.
-    UsageError for a path too long, StateError when it cannot be bound.
+    `lock` is held and covers the socket's folder. A socket that a dead daemon left is replaced; any other file is an error. One that
+    was `given` by the manager is only closed here: who calls meanwhile waits for the next daemon.
+    UsageError for a path too long, RefusedError if a service manager holds the path, StateError when it cannot be bound.
     """
+    if given is not None:
+        with given:
+            yield given
+        return
     if path.parent not in lock.folders:
         raise ValueError(f"the lock does not cover {path.parent}")
     paths.check_socket_path(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock, bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), False
     try:
         try:
+            _refuse_the_managers(path)
             _remove_stale(path)
             usual = os.umask(0o177)  # a chmod after bind would leave a moment in which others may connect
             try:
                 sock.bind(os.fspath(path))
+                bound = True
             finally:
                 os.umask(usual)
             sock.listen(BACKLOG)
@@ -116,8 +169,29 @@ def control_socket(path: Path, lock: Lock) -> Iterator[socket.socket]:
         yield sock
     finally:
         sock.close()
-        with contextlib.suppress(OSError):  # gone already: what we want; and nothing is worth failing a stop
-            _remove_stale(path)
+        if bound:
+            with contextlib.suppress(
+                OSError
+            ):  # gone already: what we want; and nothing is worth failing a stop
+                _remove_stale(path)
+
+
+def _refuse_the_managers(path: Path) -> None:
+    """RefusedError if somebody listens at `path` although no daemon holds the lock: then a service manager does, and starts its own
+    daemon for the first caller. Linux tells it (/proc/net/unix); elsewhere nothing does."""
+    try:
+        lines = Path("/proc/net/unix").read_bytes().splitlines()[1:]
+    except OSError:
+        return
+    for line in lines:
+        words = line.split(maxsplit=7)  # Num RefCount Protocol Flags Type St Inode Path: proc_pid_net(5)
+        if len(words) == 8 and words[7] == os.fsencode(path) and int(words[3], 16) & _ACCEPTS:
+            raise RefusedError(
+                f"A service manager holds the control socket {path}, for a daemon that it starts itself.",
+                hint=f"Use that one (`systemctl --user start {paths.unit_name()}`), or stop it first: "
+                f"systemctl --user stop {paths.unit_name()}.socket",
+                code="already_running",
+            )
 
 
 def _remove_stale(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from comfytunnel import __version__, wire
-from comfytunnel.cli import configs, doctor, exits, jobs, render, setups
+from comfytunnel.cli import configs, doctor, exits, jobs, render, service, setups
 from comfytunnel.cli import daemon as options
 from comfytunnel.cli.completing import ASKED, completion, learn_shells, tunnel_names
 from comfytunnel.cli.daemons import connect
@@ -111,6 +111,10 @@ app.command(
 
 
 app.command(epilog="Example: comfytunnel doctor")(doctor.doctor)
+app.command(epilog="Example: comfytunnel install --dry-run")(service.install)
+app.command(epilog="Example: comfytunnel uninstall")(service.uninstall)
+app.command(epilog="Example: comfytunnel restart")(service.restart)
+app.command(epilog="Example: comfytunnel logs -f --since '10 min ago'")(service.logs)
 
 
 @app.command(epilog="Example: comfytunnel demo")

@@ -68,7 +68,7 @@ class Driver:
         self._policy = policy or Policy()
         self._clock = clock or asyncio.get_running_loop().time
         self._on_move = on_move
-        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Event | asyncio.Future[None]] = asyncio.Queue()
         self._demands: set[str] = set()
         self._live: tuple[int, Link] | None = None
         self._slots: dict[str, asyncio.Task[None]] = {}
@@ -86,6 +86,12 @@ class Driver:
         if self._leaving:
             await asyncio.wait(set(self._leaving), timeout=LEAVE_DEADLINE)
 
+    async def beat(self) -> None:
+        """Return when run() has come to this: it takes what it is told. Nothing is changed by it."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._inbox.put_nowait(turn)
+        await turn
+
     def demand(self, source: str, waiting: bool) -> None:
         """`source` has somebody who waits for the link, or not any more. The machine hears of the sum."""
         before = bool(self._demands)
@@ -102,6 +108,11 @@ class Driver:
         async with asyncio.TaskGroup() as group:
             while True:
                 event = await self._inbox.get()
+                if isinstance(event, asyncio.Future):
+                    if not event.done():  # who asked has not left meanwhile
+                        event.set_result(None)
+                    self._inbox.task_done()
+                    continue
                 before, now = self.view.value.tunnel, self._clock()
                 heard = self._live[1].heard if self._live else None
                 after, effects = step(before, event, now, self._policy)

@@ -59,7 +59,7 @@ class Listeners:
     def close(self) -> None:
         """Close our side. What the manager keeps goes on listening, for the process that comes after us."""
         for name, sock in self._kept.values():
-            if not self._notifier.managed:
+            if not self._notifier.listens:
                 _unlink(name, sock)
             sock.close()
         self._kept.clear()
