@@ -246,8 +246,13 @@ async def test_the_path_of_a_mistake_is_named(api: Api) -> None:
     ],
     ids=["cut", "empty", "quotes", "bytes", "nan", "deep"],
 )
-async def test_a_body_that_is_not_json_is_400(api: Api, data: bytes) -> None:
+async def test_a_body_that_is_not_json_is_422(api: Api, data: bytes) -> None:
     status, body = await api.ask("POST", "/api/v2/jobs", data=data)
+    assert (status, body["error"]["code"]) == (422, "invalid_json")
+
+
+async def test_under_v1_it_is_400(api: Api) -> None:
+    status, body = await api.ask("POST", "/v1/jobs/x/priority", data=b"{")
     assert (status, body["error"]["code"]) == (400, "invalid_json")
 
 

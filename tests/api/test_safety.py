@@ -44,24 +44,24 @@ async def test_a_wrong_method_is_405_and_says_which_is_right(api: Api) -> None:
     assert body["error"]["code"] == "method_not_allowed"
 
 
-async def test_a_body_over_the_limit_is_413_before_it_is_sent(api: Api) -> None:
+async def test_a_body_over_the_limit_is_refused_before_it_is_sent(api: Api) -> None:
     reader, writer = await asyncio.open_unix_connection(api.path)
     writer.write(
         f"POST /api/v2/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: {answers.BODY_LIMIT + 1}\r\n\r\n".encode()
     )
     head = await reader.readuntil(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 413")
+    assert head.startswith(b"HTTP/1.1 422")
     assert b"too_large" in await reader.read(4096)
     writer.close()
 
 
-async def test_a_body_of_unknown_length_is_413_when_it_outgrows_the_limit(api: Api) -> None:
+async def test_a_body_of_unknown_length_is_refused_when_it_outgrows_the_limit(api: Api) -> None:
     async def body() -> AsyncIterator[bytes]:
         for _ in range(answers.BODY_LIMIT // 2**22 + 1):
             yield b" " * 2**22
 
     status, answer = await api.ask("POST", "/api/v2/jobs", data=body())
-    assert (status, answer["error"]["code"]) == (413, "too_large")
+    assert (status, answer["error"]["code"]) == (422, "too_large")
 
 
 async def test_a_surprise_is_logged_and_told_without_its_details(

@@ -69,6 +69,9 @@ STATUS = {
 }
 """Every code that an answer may carry, and its HTTP status. docs/api.md explains them in the same order."""
 
+CONTRACT_WORD = {400: 422, 413: 422}
+"""What the contract says, for whom a request that does not fit is 422 whatever is wrong with it. Under /api/v2 only."""
+
 _BESIDE = {
     401: {"WWW-Authenticate": "Bearer"},
     429: {"Retry-After": str(RETRY_AFTER)},
@@ -89,10 +92,13 @@ def answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) 
     )
 
 
-def refusal(error: Error) -> web.Response:
-    """Return the envelope of an error, with the status of its code, or of its class where its own code has none."""
+def refusal(error: Error, path: str = "") -> web.Response:
+    """Return the envelope of an error, with the status of its code, or of its class where its own code has none. `path`: what was
+    asked for, where the contract may have another word."""
     code = error.code_on_wire if error.code_on_wire in STATUS else type(error).code
     status = STATUS.get(code, 500)
+    if path.startswith("/api/v2/"):
+        status = CONTRACT_WORD.get(status, status)
     details = dict(error.details)
     if error.hint:
         details["hint"] = error.hint
@@ -178,7 +184,7 @@ async def errors_to_json(request: web.Request, handler: Handler) -> web.StreamRe
     except Error as error:
         if STATUS.get(error.code_on_wire, 500) >= 500:
             _log.warning("request failed", path=request.path, code=error.code_on_wire, reason=error.message)
-        return refusal(error)
+        return refusal(error, request.path)
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -212,8 +218,10 @@ def _refuse_http(request: web.Request, error: web.HTTPException) -> web.Response
             NotFoundError(f"There is no route {request.path}.", hint="docs/api.md lists the routes.")
         )
     if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return refusal(_too_large())
-    return refusal(UsageError(f"The request cannot be read: {error.reason}.", code="bad_request"))
+        return refusal(_too_large(), request.path)
+    return refusal(
+        UsageError(f"The request cannot be read: {error.reason}.", code="bad_request"), request.path
+    )
 
 
 def _too_large() -> UsageError:

@@ -22,7 +22,7 @@ from comfytunnel import wire
 from comfytunnel.api.answers import answer, claim_of, read_json
 from comfytunnel.api.context import context, origin
 from comfytunnel.api.upload import read_form
-from comfytunnel.errors import NotFoundError, RefusedError
+from comfytunnel.errors import NotFoundError, RefusedError, UsageError
 from comfytunnel.jobs.about import about, digest_of
 from comfytunnel.jobs.model import Asset, Output
 
@@ -59,8 +59,13 @@ async def upload(request: web.Request) -> web.Response:
 async def from_hash(request: web.Request) -> web.Response:
     """201 with a new record of bytes that are here, 200 with one that says the same already."""
     its = context(request).assets
-    asked = await read_json(request, wire.FromHash)
-    told = about(None, asked.file_path, tuple(asked.tags), asked.expires_in, its.now())
+    try:
+        asked = await read_json(request, wire.FromHash)
+        told = about(None, asked.file_path, tuple(asked.tags), asked.expires_in, its.now())
+    except UsageError as error:  # the contract knows no 422 here: what does not fit finds nothing
+        raise NotFoundError(
+            error.message, hint=error.hint, code="blob_not_found", details=error.details
+        ) from error
     asset, new = await its.from_hash(digest_of(asked.hash), told)
     return answer(_view(request, asset, created_new=False), 201 if new else 200)
 
@@ -73,8 +78,13 @@ async def by_hash(request: web.Request) -> web.Response:
 
 
 async def show(request: web.Request) -> web.Response:
-    found = await _find(request)
-    return answer(_view(request, found.asset, written=datetime.fromtimestamp(found.stat.st_mtime, UTC)))
+    found, its = await _find(request), context(request)
+    until = None
+    if isinstance(found.asset, Output):
+        job = await its.store.get(found.asset.job_id)
+        until = its.scheduler.settings.keep.outputs_until(job.completed_at if job else None)
+    written = datetime.fromtimestamp(found.stat.st_mtime, UTC)
+    return answer(_view(request, found.asset, written=written, until=until))
 
 
 async def content(request: web.Request) -> web.StreamResponse:
@@ -165,15 +175,16 @@ def _view(
     asset: Asset | Output,
     *,
     written: datetime | None = None,
+    until: datetime | None = None,
     created_new: bool | msgspec.UnsetType = msgspec.UNSET,
 ) -> wire.Asset:
-    """`written`: when the file of an output was."""
+    """`written`, `until`: when the file of an output was, and when it is forgotten."""
     if isinstance(asset, Asset):
         asset_id, created, named, until = asset.id, asset.created_at, asset.file_path, asset.expires_at
         made_by: str | msgspec.UnsetType = msgspec.UNSET
         extra = wire.AssetExtra(tags=list(asset.tags))
     else:
-        asset_id, created, named, until = asset.asset_id, written or datetime.now(UTC), asset.name, None
+        asset_id, created, named = asset.asset_id, written or datetime.now(UTC), asset.name
         made_by = asset.job_id
         extra = wire.AssetExtra(asset.path, asset.sha256, asset.cached)
     return wire.Asset(
@@ -183,7 +194,7 @@ def _view(
         content_type=asset.content_type,
         created_at=created,
         url=f"{origin(request)}/api/v2/assets/{asset_id}/content",
-        url_expires_at=wire.NEVER,
+        url_expires_at=until or wire.NEVER,
         file_path=named,
         created_new=created_new,
         expires_at=until,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import web
@@ -178,6 +178,7 @@ async def views(
 
 def draw(its: Context, job: Job, outputs: list[Output], base: str, hook: Hook | None = None) -> wire.Job:
     """As `view`, where the outputs are known, and what has become of the webhook."""
+    keep = its.scheduler.settings.keep
     its_own = f"{base}/api/v2/jobs/{job.id}"
     return wire.Job(
         id=job.id,
@@ -185,10 +186,10 @@ def draw(its: Context, job: Job, outputs: list[Output], base: str, hook: Hook | 
         created_at=job.created_at,
         started_at=job.started_at,
         completed_at=job.completed_at,
-        expires_at=_expiry(its, job),
+        expires_at=keep.job_until(job.completed_at, bool(outputs)) or wire.NEVER,
         queue_position=its.scheduler.queue_position(job),
         progress=progress_view(its.scheduler.progress(job.id), job),
-        outputs=[output_view(output, base) for output in outputs],
+        outputs=[output_view(output, base, keep.outputs_until(job.completed_at)) for output in outputs],
         error=wire.JobError(**msgspec.structs.asdict(job.error)) if job.error else None,
         urls=wire.JobUrls(self=its_own, events=f"{its_own}/events", cancel=f"{its_own}/cancel"),
         metrics={
@@ -213,14 +214,6 @@ def draw(its: Context, job: Job, outputs: list[Output], base: str, hook: Hook | 
             webhook=webhooks.show(job.ended, hook),
             warnings=list(job.warnings),
         ),
-    )
-
-
-def _expiry(its: Context, job: Job) -> datetime:
-    """Return when the job will be forgotten by its age; a limit on the size of all has no date."""
-    age = its.scheduler.settings.keep.jobs_age
-    return (
-        wire.NEVER if age is None or job.completed_at is None else job.completed_at + timedelta(seconds=age)
     )
 
 
@@ -255,7 +248,8 @@ def progress_view(live: LiveProgress | None, job: Job) -> wire.Progress | None:
     )
 
 
-def output_view(output: Output, base: str) -> wire.Output:
+def output_view(output: Output, base: str, until: datetime | None = None) -> wire.Output:
+    """`until`: when the file is forgotten, None for never or not known yet."""
     return wire.Output(
         node_id=output.node_id,
         name=output.name,
@@ -265,7 +259,7 @@ def output_view(output: Output, base: str) -> wire.Output:
         id=output.asset_id,
         hash=f"blake3:{output.blake3}",
         url=f"{base}/api/v2/assets/{output.asset_id}/content",
-        url_expires_at=wire.NEVER,
+        url_expires_at=until or wire.NEVER,
         job_id=output.job_id,
         comfytunnel=wire.OutputExtra(output.path, output.sha256, output.cached),
     )

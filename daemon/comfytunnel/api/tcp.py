@@ -16,7 +16,7 @@ from typing import Protocol, Self
 
 from aiohttp import web
 
-from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, refusal
+from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, refusal, sign
 from comfytunnel.api.context import CONTEXT, TCP, Context
 from comfytunnel.api.server import ROUTES, STOP_GRACE
 from comfytunnel.errors import Error, RefusedError, UsageError
@@ -76,7 +76,7 @@ class TcpApi:
             client_max_size=BODY_LIMIT, middlewares=[errors_to_json, self._guarded, self._with_token]
         )
         app[CONTEXT], app[TCP] = self._context, True
-        app.on_response_prepare.append(_harden)
+        app.on_response_prepare.extend([sign, _harden])
         for method, path, handler in ROUTES:
             if path.startswith("/api/v2/") or (method, path) in V1:
                 app.router.add_route(method, path, handler)
@@ -105,9 +105,7 @@ class TcpApi:
         stranger = connection.stranger if isinstance(connection, _Connection) else None
         fields = {name.lower(): request.headers.getall(name) for name in request.headers}
         wrong = stranger or self.guard.wrong(request.method, request.raw_path, request.version.minor, fields)
-        if wrong is not None:
-            raise wrong
-        return await handler(request)
+        return await handler(request) if wrong is None else refusal(wrong)
 
     @web.middleware
     async def _with_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:

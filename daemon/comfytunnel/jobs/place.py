@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from comfytunnel.comfy.client import Client
@@ -54,6 +55,26 @@ class Keep:
     jobs_size: int | None = None
     outputs_age: float | None = None
     outputs_size: int | None = None
+
+    def job_until(self, ended: datetime | None, with_outputs: bool) -> datetime | None:
+        """When a job that ended then is forgotten by its age: not before its files, where those have a limit. None: never, or when
+        room is wanted."""
+        ages = [self.jobs_age]
+        if with_outputs and (self.outputs_age is not None or self.outputs_size is not None):
+            ages.append(self.outputs_age)
+        return _after(ended, ages)
+
+    def outputs_until(self, ended: datetime | None) -> datetime | None:
+        """The same for the files of a job. Without a limit of their own they stay, and what is known of them goes with the job."""
+        own = self.outputs_age is not None or self.outputs_size is not None
+        return _after(ended, [self.outputs_age if own else self.jobs_age])
+
+
+def _after(ended: datetime | None, ages: list[float | None]) -> datetime | None:
+    known = [age for age in ages if age is not None]
+    if ended is None or len(known) < len(ages):
+        return None
+    return ended + timedelta(seconds=max(known))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,260 @@
+"""Every answer of the API that any test brings about is judged: /api/v2 by the contract's OpenAPI file, /v1 and the list of jobs by our own types.
+
+An API in this process is judged as it answers, whoever asks; one in a process of its own where our clients and the SDK's read. What is wrong is
+collected, and the test fails at its end (conftest.py). A new route of /v1 gets its type here.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import httpx
+import msgspec
+from aiohttp import web
+
+from comfytunnel import client, unixhttp, wire
+from comfytunnel.api import answers, assets, server, stream, tcp
+from comfytunnel.protocol import EventParser
+from tests.api import contract
+
+TUNNELS = dict[str, wire.Tunnel]
+OURS: dict[tuple[str, str], Any] = {
+    ("GET", "/v1/status"): wire.Status,
+    ("GET", "/v1/tunnels"): TUNNELS,
+    ("GET", "/v1/tunnels/{name}"): wire.Tunnel,
+    ("POST", "/v1/tunnels/{name}/up"): wire.Tunnel,
+    ("POST", "/v1/tunnels/{name}/down"): wire.Tunnel,
+    ("POST", "/v1/tunnels/{name}/reconnect"): wire.Tunnel,
+    ("POST", "/v1/tunnels/{name}/trust"): wire.Trust,
+    ("GET", "/v1/health"): wire.Health,
+    ("GET", "/v1/ready"): wire.Ready,
+    ("GET", "/v1/metrics"): None,  # for Prometheus, which has its own tests
+    ("GET", "/v1/outages"): wire.OutageList,
+    ("GET", "/v1/doctor"): wire.Doctor,
+    ("GET", "/v1/events"): None,  # by event, below
+    ("POST", "/v1/reload"): dict[str, str | list[str]],
+    ("GET", "/v1/queue"): wire.Queue,
+    ("POST", "/v1/queue/pause"): wire.Queue,
+    ("POST", "/v1/queue/drain"): wire.Queue,
+    ("POST", "/v1/queue/resume"): wire.Queue,
+    ("POST", "/v1/jobs/{id}/retry"): wire.Job,
+    ("POST", "/v1/jobs/{id}/priority"): wire.Job,
+    ("POST", "/v1/jobs/{id}/move"): wire.Job,
+    ("GET", "/api/v2/jobs"): wire.JobList,
+}
+GUARD = {"bad_request", "host_refused", "origin_refused", "site_refused", "other_user"}
+CONDITIONAL = {
+    304,
+    412,
+}  # HTTP's own answers to If-None-Match and If-Match, of which the contract says nothing
+JOB_EVENTS = {
+    "status": "StatusEvent",
+    "progress": "Progress",
+    "preview": "PreviewEvent",
+    "output": "Output",
+}
+DAEMON_EVENTS = {"status": wire.Status, "tunnel": wire.TunnelEvent, "job": wire.Job, "outage": wire.Outage}
+
+wrongs: list[str] = []
+"""What was wrong with answers since the last test."""
+
+
+def judged(method: str, path: str, status: int, headers: Any, body: bytes | None) -> None:
+    """Judge one answer, and remember what is wrong with it. `body` None: it is not known."""
+    try:
+        _judge(method, path.partition("?")[0], status, headers, body)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the test shall show it
+        wrongs.append(f"{method} {path} {status}: {error}"[:2000])
+
+
+def judged_event(path: str, name: str, data: bytes, event_id: str = "") -> None:
+    try:
+        body = msgspec.json.decode(data)
+        if path.startswith("/api/v2/"):
+            assert not event_id, "the contract's events carry no id"
+            contract.check_schema(JOB_EVENTS[name], body)
+        else:
+            _fits(DAEMON_EVENTS[name], body)
+    except Exception as error:  # noqa: BLE001 - as above
+        wrongs.append(f"event {name} of {path}: {error}"[:2000])
+
+
+def _judge(method: str, path: str, status: int, headers: Any, body: bytes | None) -> None:
+    route = _route(method, path)
+    if status in (429, 503):
+        assert int(headers["Retry-After"]) >= 0
+    if status == 401:
+        assert headers["WWW-Authenticate"] == "Bearer"
+    if body is None:
+        assert route is None or route in OURS or contract.allows(method, route[1], status)
+        return
+    if method == "HEAD" or status in (204, 304, 416):
+        assert status < 400 or route is not None
+        if route is not None:
+            assert contract.allows(method, route[1], status)
+        return
+    is_json = headers["Content-Type"].partition(";")[0] == "application/json"
+    told: Any = msgspec.json.decode(body) if is_json else None
+    if status >= 400:
+        _fits(wire.ErrorEnvelope, told)
+        code = told["error"]["code"]
+        if code in GUARD and answers.STATUS[code] == status:
+            return  # said before the API has seen anything of the request
+        assert status in (answers.STATUS[code], answers.CONTRACT_WORD.get(answers.STATUS[code])), (
+            "another status"
+        )
+    if route is None:
+        assert status in (400, 401, 403, 404, 405), "there is no such route"
+    elif route in OURS:
+        if status < 400 and OURS[route] is not None:
+            _fits(OURS[route], told)
+    else:
+        contract.check(method, route[1], status, told)
+
+
+@functools.cache
+def _patterns() -> list[tuple[str, str, re.Pattern[str]]]:
+    return [
+        (method, path, re.compile(re.sub(r"\{\w+\}", "[^/]+", path))) for method, path, _ in server.ROUTES
+    ]
+
+
+def _route(method: str, path: str) -> tuple[str, str] | None:
+    return next(
+        (
+            (known, route)
+            for known, route, pattern in _patterns()
+            if known == method and pattern.fullmatch(path)
+        ),
+        None,
+    )
+
+
+@functools.cache
+def _schema(kind: Any) -> dict[str, Any]:
+    schema: dict[str, Any] = contract.closed(msgspec.json.schema(kind))
+    return schema
+
+
+def _fits(kind: Any, body: Any) -> None:
+    contract.fits(_schema(kind), body)
+
+
+# --- where answers are seen -----------------------------------------------------------------------------------------
+
+
+@web.middleware
+async def _as_it_answers(request: web.Request, handler: answers.Handler) -> web.StreamResponse:
+    """Around the outermost middleware of the API: what leaves it, leaves the server."""
+    found = await answers_errors_to_json(request, handler)
+    if isinstance(found, web.Response):
+        body = found.body
+        judged(
+            request.method,
+            request.path,
+            found.status,
+            found.headers,
+            body if isinstance(body, bytes) else b"",
+        )
+    return found
+
+
+answers_errors_to_json = answers.errors_to_json
+
+
+async def _sends(self: stream.Stream, name: str, body: Any, event_id: int | None = None) -> None:
+    judged_event(
+        self._request.path, name, msgspec.json.encode(body), "" if event_id is None else str(event_id)
+    )
+    await stream_send(self, name, body, event_id)
+
+
+stream_send = stream.Stream.send
+
+
+async def _prepare(self: Any, request: web.BaseRequest) -> Any:
+    """Files are sent by aiohttp: their status is known when their head is out."""
+    prepared = await file_prepare(self, request)
+    if self.status not in CONDITIONAL:
+        judged(request.method, request.path, self.status, self.headers, None)
+    return prepared
+
+
+file_prepare = assets._File.prepare
+
+
+class _Answer(unixhttp.Answer):
+    """An answer to our client, which a daemon in another process may have given."""
+
+    def __init__(self, connection: unixhttp.UnixConnection, response: Any) -> None:
+        super().__init__(connection, response)
+        assert isinstance(connection, _Connection)
+        self._method, self._path = connection.asked
+        self._headers = response.headers
+        self._judged = self.server.startswith(wire.SERVER)  # else it is a test's own idea of a daemon
+        streams = (response.headers.get("Content-Type") or "").startswith("text/event-stream")
+        self._events = EventParser() if streams else None
+        if streams and self._judged:
+            judged(self._method, self._path, self.status, self._headers, None)
+
+    def read(self) -> bytes:
+        body = super().read()
+        if self._judged:
+            judged(self._method, self._path, self.status, self._headers, body)
+        return body
+
+    def read_some(self, timeout: float | None = None) -> bytes:
+        data = super().read_some(timeout)
+        if self._events is not None and self._judged:
+            for event in self._events.feed(data):
+                judged_event(self._path, event.name, event.data, event.id)
+        return data
+
+
+class _Connection(unixhttp.UnixConnection):
+    asked = ("", "")
+
+    def putrequest(self, method: str, url: str, *rest: Any, **more: Any) -> None:
+        self.asked = (method, url)
+        super().putrequest(method, url, *rest, **more)
+
+
+def _seen_by_the_sdk(request: httpx.Request, found: httpx.Response, streams: bool) -> httpx.Response:
+    if found.headers.get("Server", "").startswith(wire.SERVER):
+        body = None if streams else found.content
+        judged(request.method, request.url.path, found.status_code, found.headers, body)
+    return found
+
+
+def _send(self: httpx.Client, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
+    return _seen_by_the_sdk(request, httpx_send(self, request, stream=stream, **more), stream)
+
+
+async def _send_async(
+    self: httpx.AsyncClient, request: httpx.Request, *, stream: bool = False, **more: Any
+) -> httpx.Response:
+    return _seen_by_the_sdk(request, await httpx_send_async(self, request, stream=stream, **more), stream)
+
+
+httpx_send, httpx_send_async = httpx.Client.send, httpx.AsyncClient.send
+
+
+@contextmanager
+def at_work() -> Iterator[None]:
+    """Judge whatever is answered from now on."""
+    with (
+        mock.patch.object(server, "errors_to_json", _as_it_answers),
+        mock.patch.object(tcp, "errors_to_json", _as_it_answers),
+        mock.patch.object(stream.Stream, "send", _sends),
+        mock.patch.object(assets._File, "prepare", _prepare),
+        mock.patch.object(client, "Answer", _Answer),
+        mock.patch.object(client, "UnixConnection", _Connection),
+        mock.patch.object(httpx.Client, "send", _send),
+        mock.patch.object(httpx.AsyncClient, "send", _send_async),
+    ):
+        yield
