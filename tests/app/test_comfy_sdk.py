@@ -318,6 +318,22 @@ async def test_a_full_queue_is_waited_for_as_the_answer_says(
     await served.ask(fill)
 
 
+async def test_a_key_for_partner_nodes_goes_with_its_job_once_that_is_allowed(served: World) -> None:
+    served.config.write_text(
+        served.config.read_text().replace("[jobs]", "[jobs]\nforward_partner_key = true")
+    )
+    await served.ask(served.client.reload)
+
+    def run() -> None:
+        with Comfy() as client:
+            client.run(client.workflows.from_json(workflow(1)), api_key="comfyui-secret")
+
+    await served.ask(run)
+    _, history = await served.fetch("/history")
+    (entry,) = json.loads(history).values()
+    assert entry["prompt"][3]["api_key_comfy_org"] == "comfyui-secret"
+
+
 async def test_what_is_submitted_without_a_tunnel_waits_and_ends(
     served: World,
 ) -> None:
