@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -151,7 +152,8 @@ async def test_kill_9_in_the_middle_of_an_upload_leaves_nothing_after_the_next_s
     )
     await world.kill()
     writer.close()
-    assert await reader.read() == b""
+    with contextlib.suppress(ConnectionResetError):  # where the kernel still held bytes that nobody had read
+        assert await reader.read() == b""
     assert [path.suffix for path in folder.iterdir()] == [".part"]
     await world.start()
     assert list(folder.iterdir()) == []
