@@ -6,6 +6,7 @@ socket. Not a mode of server.py: there is no store, no scheduler and no tunnel t
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ from aiohttp import web
 from comfytunnel import __version__, wire
 from comfytunnel.api.answers import answer, errors_to_json, owner_only, sign
 from comfytunnel.errors import StateError
+
+LET_IN = 0.1  # seconds in which callers who were let in say what they want; who comes later waits for the successor
 
 
 class Troubled:
@@ -36,12 +39,15 @@ class Troubled:
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        await web.SockSite(self._runner, self._sock).start()
+        self._site = web.SockSite(self._runner, self._sock)
+        await self._site.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._site.stop()
+        await asyncio.sleep(LET_IN)  # cleanup drops whoever has not asked yet
         await self._runner.cleanup()
         self._sock.close()
 
