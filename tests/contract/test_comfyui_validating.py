@@ -13,8 +13,8 @@ from comfytunnel.workflow.validate import Known, judge
 from tests.contract.conftest import Far
 from tests.contract.wild import Wild
 
-GRAPHS = int(os.environ.get("COMFYTUNNEL_TEST_GRAPHS", "60"))
-"""Graphs of each seed."""
+GRAPHS = int(os.environ.get("COMFYTUNNEL_TEST_GRAPHS", "100"))
+"""Graphs of each kind for each seed."""
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -30,8 +30,8 @@ async def test_what_comfyui_takes_is_never_refused(far: Far, seed: int) -> None:
 
     known = Known(node, lambda: nodes)
     refused = foreseen = taken = 0
-    for number in range(GRAPHS):
-        graph = wild.graph()
+    for number in range(2 * GRAPHS):
+        graph = wild.graph() if number % 2 else wild.odd()
         ours = judge(graph, known)
         await _keep_busy(far)
         prompt_id = str(uuid.uuid4())

@@ -38,6 +38,35 @@ class Wild:
             self._spoil(graph)
         return graph
 
+    def odd(self) -> Graph:
+        """A class of its own choice, all literals, right before an output; one of its inputs has an odd value. Nearly right, so much of it
+        is taken."""
+        while True:
+            name = self.dice.choice(self.names)
+            graph: Graph = {}
+            node = graph[self._node(graph, name, DEPTH)]
+            takers = self._takers(name)
+            if name not in self.ends and not takers:
+                continue
+            if name not in self.ends:
+                end, key, slot = self.dice.choice(takers)
+                graph[self._node(graph, end, DEPTH)]["inputs"][key] = ["1", slot]
+            if node["inputs"]:
+                node["inputs"][self.dice.choice(sorted(node["inputs"]))] = self.dice.choice(ODD)
+            return graph
+
+    def _takers(self, name: str) -> list[tuple[str, str, int]]:
+        """(output class, its input, our output) that go together."""
+        return [
+            (end, key, slot)
+            for slot, kind in enumerate(self.info[name]["output"])
+            if isinstance(kind, str)
+            for end in self.ends
+            for section in ("required", "optional")
+            for key, spec in self.info[end]["input"].get(section, {}).items()
+            if isinstance(spec[0], str) and kind in spec[0].split(",")
+        ]
+
     def _node(self, graph: Graph, name: str, depth: int) -> str:
         node_id = str(len(graph) + 1)
         inputs: dict[str, Any] = {}
