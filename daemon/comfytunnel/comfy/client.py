@@ -42,6 +42,8 @@ IN_A_THREAD = 1024**2
 """Bytes of JSON from which on it is read on a thread; it takes some 10 ms a MiB."""
 INFO_DEADLINE = 180.0
 """Seconds for all of /object_info: 10 MB on a line of 1 Mbit/s take 80."""
+READ_AHEAD = 1024**2
+"""Bytes that aiohttp reads ahead of us (twice that, before it stops reading); with its own 64 KiB an output stops and goes at every read."""
 MAX_FRAME = 64 * 1024**2
 """Bytes of a websocket message: previews of 8 MB occur (measured)."""
 MAX_INFO = 64 * 1024**2
@@ -232,6 +234,7 @@ class Client:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
                 request_class=Resettable,
+                read_bufsize=READ_AHEAD,
                 auto_decompress=False,  # we ask for identity; what is compressed all the same is garbage, not a bomb
                 headers={"Accept-Encoding": "identity", "User-Agent": "comfytunnel"},
             )

@@ -86,6 +86,7 @@ class Run(Homeward):
         self._listener = listener
         self._client_id = client_id
         self._refused = False
+        self._answered = False
         self._inputs: list[Input] = []
         self._held = held
         self._partner_key = partner_key
@@ -184,6 +185,7 @@ class Run(Homeward):
         else:
             if answer.prompt_id is None:
                 return
+            self._answered = True
             after = given(self.job, answer.prompt_id, self._now())
             if answer.skipped:
                 after["note"] = "ComfyUI skips some outputs: " + "; ".join(answer.skipped)[:2000]
@@ -258,6 +260,8 @@ class Run(Homeward):
         missing: int | None = None
         clock = asyncio.get_running_loop().time
         told = float("-inf")
+        if self._answered and self._listener.open.value:
+            await self._pause(delay)  # it is there, and the websocket says when there is more to see
         while self.job.stage is Stage.ON_SERVER:
             link = await self._gate_open()
             self.wake.clear()
