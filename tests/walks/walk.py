@@ -144,7 +144,8 @@ class Walk:
             workflow["9"]["inputs"]["images"] = ["8", 0]
         claim = f"claim {number}" if dice.random() < 0.3 else None
         ttl = dice.choice((5.0, 30.0)) if dice.random() < 0.05 else None
-        new = NewJob(workflow=workflow, label=label, ttl=ttl, priority=dice.choice((0, 0, 5)))
+        check = kind != "invalid"  # that one is to be refused on arrival
+        new = NewJob(workflow=workflow, label=label, ttl=ttl, priority=dice.choice((0, 0, 5)), validate=check)
         try:
             job = await world.ours(world.scheduler.submit(new, claim=claim))
         except Error as error:
