@@ -19,6 +19,10 @@ from comfytunnel.comfy.upload import CONNECT_DEADLINE, Request
 IDLE_DEADLINE = 60.0
 """Seconds without a byte of a download."""
 
+LARGE = 1024**2
+"""Bytes from which on a download has its connection to itself: the tunnel has let the far side send megabytes ahead on it, and cannot take that
+back while it is open. Kept alive it left the second of three large outputs a quarter of the window and the third a sixteenth (measured)."""
+
 _TAG = re.compile(r'"([0-9A-Za-z-]{1,64})"')
 """A strong ETag of ComfyUI's kind, `"18c5f2-2dc6c0"`."""
 _PART = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
@@ -62,6 +66,7 @@ async def download(
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_DEADLINE, sock_read=IDLE_DEADLINE)
     part = {"Range": f"bytes={start}-", "If-Match": f'"{tag}"'} if tag is not None else {}
     async with request("GET", "/view", timeout, params=params, headers=part) as answer:
+        _keep_alive_if_small(answer)
         if tag is None:
             if not _whole(answer):
                 # A proxy's doing: an end that cannot be told from a cut, a part, or other bytes than the file's.
@@ -74,6 +79,12 @@ async def download(
         if size is None or _tag(answer) != tag:
             raise Refused("/view was not answered with the rest of the same file", status=412)
         yield Download(answer, start, size)
+
+
+def _keep_alive_if_small(answer: aiohttp.ClientResponse) -> None:
+    connection, size = answer.connection, answer.content_length
+    if connection is not None and connection.protocol is not None and (size is None or size >= LARGE):
+        connection.protocol.force_close()  # once the whole answer is there
 
 
 def _plain_bytes(answer: aiohttp.ClientResponse) -> bool:
