@@ -142,7 +142,8 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
-    """`executions`: how often ComfyUI is known to have been given the prompt, `losses`: how often it has provably lost it, `moves`: how often the job was
+    """`executions`: how often ComfyUI is known to have been given the prompt, `losses`: how often it has provably lost it, `doubts`: submissions that
+    were given up unheard and may come late, `moves`: how often the job was
     moved away from one that may have run it. `folder`: where the outputs are. `ttl`, `time_to_run`:
     seconds from the submission in which it must begin to run, and that it may run; null: no limit. `warnings`: what may be wrong with the workflow."""
 
@@ -156,6 +157,7 @@ class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
     waits_for: WaitsFor | None = None
     executions: int = 0
     losses: int = 0
+    doubts: int = 0
     moves: int = 0
     retry_of: str | None = None
     folder: str | None = None

@@ -10,7 +10,7 @@ import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from comfytunnel.jobs.model import Job, Output, Status
@@ -37,7 +37,7 @@ class Asked:
 @dataclass
 class Judge:
     """`removed`, `interrupted`: ids of jobs that somebody else stopped on the server; `unproven`: a loss may not have been provable, or (`markerless`)
-    never was."""
+    never was. `overlong`: one POST may have come after the settle time; `doubled`: the job that was therefore run twice, if it was."""
 
     world: World
     asked: Mapping[str, Asked]
@@ -45,6 +45,8 @@ class Judge:
     interrupted: Set[str]
     unproven: bool
     markerless: bool
+    overlong: bool
+    doubled: list[Job] = field(default_factory=list)
 
     def check(self, jobs: Sequence[Job], outputs: Mapping[str, Sequence[Output]]) -> None:
         """Raises AssertionError."""
@@ -52,16 +54,28 @@ class Judge:
         by_id = {job.id: job for job in jobs}
         assert set(self.asked) <= set(by_id), "an accepted job is gone"
         with sqlite3.connect(self.world.folder / "jobs.db") as watched:
-            moves = watched.execute("SELECT id, was, status FROM walked WHERE stage = 'ended'").fetchall()
+            moves = watched.execute("SELECT id, was, stage, status FROM walked").fetchall()
         watched.close()
-        ends = Counter(job_id for job_id, _, _ in moves)
+        ends = Counter(job_id for job_id, was, stage, _ in moves if stage == "ended" and was != "ended")
         for job in jobs:
             assert ends[job.id] == 1, f"{job.label} has {ends[job.id]} ends"
+            last = {
+                (stage, status) for job_id, was, stage, status in moves if job_id == job.id and was == "ended"
+            }
+            assert last <= {("ended", job.status)}, f"{job.label} was changed after its end: {last}"
             most = 1 + job.losses + self.world.reruns[job.id]
+            if self.unproven and self.world.restarts:
+                most += (
+                    job.doubts
+                )  # a POST that was run, and lost before we looked: without a marker nobody can tell
+            if self.overlong and job.doubts and ran[job.id] > most:
+                most += 1
+                self.doubled.append(job)
             assert ran[job.id] <= most, f"{job.label} was run {ran[job.id]} times, {most} are allowed"
             self._check_end(job, ran[job.id])
             if job.status is Status.SUCCEEDED:
                 self._check_files(job, outputs.get(job.id, []))
+        assert len(self.doubled) <= 1, "one POST was late, and two jobs were run twice"
         left = [path.name for path in (self.world.folder / "pictures").rglob(".*")]
         assert not left, f"left behind: {left}"
 

@@ -239,9 +239,7 @@ class Conn:
         if rest and fate < 0.35:
             rest = rest[: dice.choice((0, len(rest) // 2, len(rest) - 1))]
         if rest and fate < 0.65:
-            self.loop.call_later(
-                dice.uniform(0.0, self.road.late), self._late, rest, context=self.road.context
-            )
+            self.loop.call_later(self.road.lateness(rest), self._late, rest, context=self.road.context)
         elif self.far is not None:
             # The far sshd may hold the connection for long: ComfyUI does not know that nobody is there.
             self.loop.call_later(dice.choice((0.0, 1.0, 20.0)), self._far_over, context=self.road.context)
@@ -264,13 +262,15 @@ class Conn:
 
 
 class Road:
-    """`link`: the live one. `late`: seconds after the end of a connection in which its bytes may still arrive. `listener`: what accepts on the far
+    """`link`: the live one. `late`: seconds after the end of a connection in which its bytes may still arrive; `once_late`: in which those of one POST
+    /prompt may, 0 for none. `listener`: what accepts on the far
     port, None while nothing does. `context` is the far side's."""
 
     def __init__(self, loop: VirtualLoop, dice: Random, late: float) -> None:
         self.loop = loop
         self.dice = dice
         self.late = late
+        self.once_late = 0.0
         self.link: Link | None = None
         self.links = 0
         self.listener: Callable[[], Any] | None = None
@@ -279,6 +279,13 @@ class Road:
         self.context = contextvars.copy_context()
         loop.connect = self._connect
         loop.listen = self._listen
+
+    def lateness(self, rest: bytes) -> float:
+        """Seconds until what was not delivered in time is delivered."""
+        if self.once_late and rest.startswith(b"POST /prompt"):
+            late, self.once_late = self.once_late, 0.0
+            return self.dice.uniform(self.late, late)
+        return self.dice.uniform(0.0, self.late)
 
     def delay(self) -> float:
         return self.dice.uniform(0.002, 0.03)

@@ -19,6 +19,7 @@ from tests.walks.judge import WATCH
 from tests.walks.walk import walk
 
 WALKS = 2000
+LATE_WALKS = 400
 CHUNK = 40
 SETTLE = 5.0
 SEED = os.environ.get("WALK_SEED")
@@ -57,6 +58,18 @@ def test_each_job_ends_once_runs_once_and_its_pictures_are_here(
         folder = tmp_path / str(seed)
         folder.mkdir()
         walk(folder, template, seed, late=SETTLE)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("first", [int(SEED)] if SEED else range(10_000, 10_000 + LATE_WALKS, CHUNK))
+def test_a_post_that_comes_long_after_the_settle_time_costs_one_run_and_is_told(
+    first: int, tmp_path: Path, template: Path
+) -> None:
+    """One POST of each walk may come up to 45 s after its connection has ended."""
+    for seed in range(first, first + (1 if SEED else CHUNK)):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        walk(folder, template, seed, late=SETTLE, once_late=45.0)
         shutil.rmtree(folder)
 
 

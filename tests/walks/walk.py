@@ -31,11 +31,14 @@ FAULTS = (
 
 
 class Walk:
-    """`late`: seconds after its connection's end in which a POST may still be delivered."""
+    """`late`: seconds after its connection's end in which a POST may still be delivered; `once_late`: in which one of them may, 0 for none."""
 
-    def __init__(self, loop: VirtualLoop, folder: Path, template: Path, seed: int, late: float) -> None:
+    def __init__(
+        self, loop: VirtualLoop, folder: Path, template: Path, seed: int, late: float, once_late: float
+    ) -> None:
         self.dice = Random(seed)
         self.world = World(loop, folder, template, self.dice, late)
+        self.world.road.once_late = self.once_late = once_late
         self.loop = loop
         self.asked: dict[str, Asked] = {}
         self.submitted = 0
@@ -69,11 +72,18 @@ class Walk:
                 [step] = dice.choices([step for step, _ in steps], [weight for _, weight in steps])
                 await step()
             await self._heal()
-            jobs = await self._all_ended()
-            await asyncio.sleep(world.road.late + 40.0)  # what is still on its way comes
+            await self._all_ended()
+            await asyncio.sleep(max(world.road.late, self.once_late) + 40.0)  # what is still on its way comes
+            jobs = await world.ours(world.store.since(0)) or []
             outputs = await world.ours(world.store.outputs_of(list(self.asked))) or {}
             judge = Judge(
-                world, self.asked, self.removed, self.interrupted, self.uploads_refused, self.markerless
+                world,
+                self.asked,
+                self.removed,
+                self.interrupted,
+                self.uploads_refused,
+                self.markerless,
+                self.once_late > 0,
             )
             judge.check(jobs, outputs)
             await world.kill()
@@ -344,7 +354,7 @@ class Walk:
             if asked.kind.startswith("endless"):
                 await self._cancel(job_id)
 
-    async def _all_ended(self) -> list[Job]:
+    async def _all_ended(self) -> None:
         store = self.world.store
         self.loop.patience = self.loop.now + PATIENCE
         async for _ in store.revision.changes():
@@ -353,14 +363,12 @@ class Walk:
             if jobs is not None and all(job.ended for job in jobs):
                 break
         self.loop.patience = float("inf")
-        assert jobs is not None
-        return jobs
 
 
-def walk(folder: Path, template: Path, seed: int, *, late: float) -> Walk:
+def walk(folder: Path, template: Path, seed: int, *, late: float, once_late: float = 0.0) -> Walk:
     """Raises AssertionError, with the seed and all that happened."""
     loop = VirtualLoop(Random(seed + 1))
-    walking = Walk(loop, folder, template, seed, late)
+    walking = Walk(loop, folder, template, seed, late, once_late)
     try:
         loop.run_until_complete(walking.run())
     except BaseException as error:

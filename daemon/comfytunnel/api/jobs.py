@@ -207,6 +207,7 @@ def draw(its: Context, job: Job, outputs: list[Output], base: str, hook: Hook | 
             waits_for=_waits_view(its, job),
             executions=job.executions,
             losses=job.losses,
+            doubts=job.doubts,
             moves=job.moves,
             retry_of=job.retry_of,
             folder=job.folder,

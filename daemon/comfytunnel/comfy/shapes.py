@@ -104,13 +104,14 @@ class RemoteOutput:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One finished prompt. `job` as in QueueItem; `failure` only with ERROR."""
+    """One finished prompt. `job` and `number` as in QueueItem, None if it was not said; `failure` only with ERROR."""
 
     prompt_id: str
     outcome: Outcome
     job: str | None
     failure: NodeFailure | None
     outputs: tuple[RemoteOutput, ...]
+    number: float | None = None
 
 
 def read_version(answer: Any) -> str | None:
@@ -178,7 +179,9 @@ def _entry(prompt_id: str, entry: dict[str, Any]) -> History:
     cached = {node for node in nodes if isinstance(node, str)} if isinstance(nodes, list) else set()
     outputs = entry.get("outputs")
     found = tuple(islice(_outputs(outputs, cached), MAX_OUTPUTS)) if isinstance(outputs, dict) else ()
-    return History(prompt_id, outcome, _our_id(entry.get("prompt")), failure, found)
+    row = entry.get("prompt")
+    number = row[0] if isinstance(row, list) and row and type(row[0]) in (int, float) else None
+    return History(prompt_id, outcome, _our_id(row), failure, found, number)
 
 
 def _messages(rows: Any) -> Iterable[tuple[str, dict[str, Any]]]:

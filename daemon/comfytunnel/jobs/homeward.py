@@ -106,9 +106,13 @@ class Homeward(Patience):
     async def _process(self) -> Process:
         return await self._marker.process(self.job.server)
 
-    async def _move(self, changes: Changes, at: str | None = None) -> None:
-        """Compare and set on disk; if somebody else was faster, or the job may not go to `at` any more, take up what is there."""
-        after = await self._store.move(self.job.id, expect=self.job.stage, at=at, **changes)
+    async def _move(self, changes: Changes, at: str | None = None, decided: Job | None = None) -> None:
+        """Compare and set on disk; if somebody else was faster, or the job may not go to `at` any more, or a cancel has come since it was `decided` (as
+        the job was then; None: just now), take up what is there."""
+        job = decided or self.job
+        after = await self._store.move(
+            job.id, expect=job.stage, at=at, canceled=job.cancel_requested, **changes
+        )
         after = after or await self._store.get(self.job.id)
         if after is not None:
             self.note(after)

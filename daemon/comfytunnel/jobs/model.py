@@ -127,7 +127,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     `id`: lower-case UUID, and ComfyUI's prompt_id; `given_as` what it is given in its stead since the job was moved away from another (which may
     have it under the former), `remote_id` where an old ComfyUI insisted on its own. `moves`: how often it was moved away from a place that may have run it. `tunnel`: the one that was asked for,
     null for any; `place`: the one it was given to. `executions`: how often ComfyUI is known to have been given the prompt;
-    `losses`: how often it has provably lost it. `attempts`: POSTs since the last loss; `refusals`: those of them that were answered 500 and left nothing behind.
+    `losses`: how often it has provably lost it. `doubts`: POSTs that were given up unheard
+    after the settle time; a slow network may deliver them yet (doubles.py). `attempts`: POSTs since the last loss; `refusals`: those of them that were answered 500 and left nothing behind.
     `wanted`: what comes home, while it does (none in an ended job). `server`: the temp marker of the ComfyUI process that got it.
     `rank`: where it stands among those of its priority (see line.py), None: by age. `ttl`: seconds after `created_at` in which it must have begun to
     run, `time_to_run`: seconds that it may run; None: no limit. `because`: why it is being stopped, if it was not the user who asked for it.
@@ -171,6 +172,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     given_as: str | None = None
     remote_id: str | None = None
     moves: int = 0
+    doubts: int = 0
     wanted: tuple[Wanted, ...] = ()
 
     @property
@@ -310,6 +312,7 @@ class Changes(TypedDict, total=False):
     completed_at: datetime | None
     executions: int
     losses: int
+    doubts: int
     attempts: int
     refusals: int
     cancel_requested: bool

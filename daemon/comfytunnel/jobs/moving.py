@@ -45,7 +45,9 @@ class Moving(Floor):
             else:
                 self._refuse_move(job, tunnel)
                 changes = moved(job, tunnel, str(uuid4()), self._now())
-                after = await self._store.move(job.id, expect=job.stage, leaving=self._now(), **changes)
+                after = await self._store.move(
+                    job.id, expect=job.stage, canceled=job.cancel_requested, leaving=self._now(), **changes
+                )
                 if after is not None:
                     await self._leave(job)
             if after is not None:

@@ -143,6 +143,7 @@ class Run(Homeward):
             if not self._at(Stage.WAITING) or self._held() or self._elsewhere():
                 return  # inputs may have taken minutes to send
             server = await self._marker.ensure()
+            came_late = self.job.doubts > 0 and (await self._look()).seen is not Seen.ABSENT
             if self._place.gate.value.link != link:
                 return  # what answers now may be another ComfyUI, without the inputs
             await self._move(
@@ -164,6 +165,8 @@ class Run(Homeward):
             return
         if not self._at(Stage.SUBMITTING):
             return  # canceled in between, or moved
+        if came_late:
+            return  # it is there: no POST, the look-up takes it from here
         try:
             answer = await self._client.submit(
                 graph, self.job.given_id, self._client_id, partner_key=self._partner_key
@@ -190,7 +193,8 @@ class Run(Homeward):
             if answer.skipped:
                 after["note"] = "ComfyUI skips some outputs: " + "; ".join(answer.skipped)[:2000]
             self._marker.numbered(answer.number)
-        await self._patiently(lambda: self._move(after))
+        decided = self.job
+        await self._patiently(lambda: self._move(after, decided=decided))
 
     async def _stage(self, workflow: Mapping[str, object]) -> Mapping[str, object]:
         """The graph as ComfyUI gets it: what of it is a file of ours lies there, and is called by ComfyUI's name. Returns early once the job
@@ -270,11 +274,12 @@ class Run(Homeward):
             missing = link if look.seen is Seen.ABSENT else None
             if look.seen is Seen.SUCCEEDED:
                 await self.frames.last(self._listener)
+            process = await self._process() if settled else Process.UNKNOWN
             changes = decide(
                 self.job,
                 look,
                 self._now(),
-                process=await self._process() if settled else Process.UNKNOWN,
+                process=process,
                 settled=settled,
                 folder=str(self._folder()),
                 max_files=self.settings.max_files,

@@ -18,6 +18,7 @@ from comfytunnel.comfy.shapes import PARTNER_KEY
 from comfytunnel.errors import RefusedError, StateError, UsageError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.choosing import Choosing
+from comfytunnel.jobs.doubles import WATCH
 from comfytunnel.jobs.impatience import Impatience
 from comfytunnel.jobs.judges import Judges
 from comfytunnel.jobs.model import Job, Mode, NewJob
@@ -215,6 +216,7 @@ class Scheduler(Orders, Reasons):
         """Set a station to work at a place, in the stead of an older one of that name."""
         await self._close(place.name)
         left_over = [job for job in await self._store.active() if job.place == place.name]
+        doubted = await self._store.doubted(self._now() - WATCH)
         if self._group is None or self._places.get(place.name) is not place:
             return  # removed again meanwhile
         station = Station(
@@ -234,7 +236,7 @@ class Scheduler(Orders, Reasons):
         station.asleep = self._asleep
         self._stations[place.name] = station
         self._working[place.name] = self._group.create_task(
-            station.run(left_over), name=f"station {place.name}"
+            station.run(left_over, doubted), name=f"station {place.name}"
         )
 
     async def _close(self, name: str) -> None:

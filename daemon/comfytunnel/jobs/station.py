@@ -17,6 +17,7 @@ from comfytunnel.errors import StateError
 from comfytunnel.jobs.catalog import Catalog
 from comfytunnel.jobs.choice import Offer
 from comfytunnel.jobs.choosing import FRESH, Choosing, Known
+from comfytunnel.jobs.doubles import Doubles
 from comfytunnel.jobs.line import Line
 from comfytunnel.jobs.listener import Listener
 from comfytunnel.jobs.marker import Marker
@@ -83,16 +84,20 @@ class Station:
         self._marker = Marker(place.client, catalog.doubt)
         self.straying = Straying(place, store, self._marker, settings)
         self._catalog = catalog
+        self._doubles = Doubles(place, store, self._marker)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._taking: str | None = None
 
-    async def run(self, left_over: list[Job]) -> None:
-        """Take up the jobs that this place was given before, then serve for ever."""
+    async def run(self, left_over: list[Job], doubted: list[Job]) -> None:
+        """Take up the jobs that this place was given before, watch for doubles of the `doubted`, and serve for ever."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.listener.run(), name=f"websocket of {self.place.name}")
             group.create_task(self._watch_gate(), name=f"gate of {self.place.name}")
             group.create_task(self.straying.run(), name=f"strays of {self.place.name}")
             group.create_task(self._catalog.run(self._marker), name=f"nodes of {self.place.name}")
+            group.create_task(self._doubles.run(), name=f"doubles of {self.place.name}")
+            for job in doubted:
+                self._doubles.watch(job)
             for job in left_over:
                 self._start(group, job)
             setbacks = 0
@@ -247,6 +252,8 @@ class Station:
                 run.note(after or run.job)
         finally:
             del self.runs[job_id], self._tasks[job_id]
+            if run.job.doubts:
+                self._doubles.watch(run.job)
             if run.job.ended:
                 self._partner_keys.pop(job_id, None)
             if run.job.stage is Stage.WAITING:

@@ -172,11 +172,12 @@ class Store(Strays, HookStore):
         *,
         expect: Stage | set[Stage],
         at: str | None = None,
+        canceled: bool | None = None,
         leaving: datetime | None = None,
         **changes: Unpack[Changes],
     ) -> Job | None:
         """Compare and set: the job after the move, or None if its stage is not (any more) as expected. `at`: nor if it may not go to this place
-        (any more). `leaving`: now; what it leaves behind at its place is written down with the move.
+        (any more). `canceled`: nor if a cancel was asked for meanwhile, or was not. `leaving`: now; what it leaves behind at its place is written down with the move.
 
         Raises IllegalMoveError for a move that the model does not allow.
         """
@@ -185,6 +186,8 @@ class Store(Strays, HookStore):
         def change() -> Job | None:
             job = self._get(job_id)
             if job is None or job.stage not in expected or (at is not None and job.tunnel not in (None, at)):
+                return None
+            if canceled not in (None, job.cancel_requested):
                 return None
             if leaving is not None:
                 self._leave(job, leaving)
@@ -198,6 +201,23 @@ class Store(Strays, HookStore):
             return after
 
         return await self._write(change)
+
+    async def remark(self, job_id: str, note: str) -> Job | None:
+        """Say that ComfyUI was given a job once more than was wanted, be it at its end by now: nothing else of that changes."""
+
+        def change() -> Job | None:
+            job = self._get(job_id)
+            if job is None:
+                return None
+            more, said = job.executions + 1, f"{job.note} {note}" if job.note else note
+            return self._put(msgspec.structs.replace(job, note=said, executions=more, revision=self._next()))
+
+        return await self._write(change)
+
+    async def doubted(self, since: datetime) -> list[Job]:
+        """Jobs of which a POST was given up unheard, but for those that had ended by then."""
+        sql = "SELECT body FROM jobs WHERE (ended_at IS NULL OR ended_at >= ?) AND json_extract(CAST(body AS TEXT), '$.doubts') > 0"
+        return await self._select(sql, (since.timestamp(),))
 
     async def add_output(self, output: Output) -> None:
         """Say that a file has come home: the job takes the next revision. The same `ord` again replaces the record."""

@@ -115,12 +115,13 @@ def not_given(job: Job, now: datetime, *, refused: bool = False) -> Changes:
 
 
 def _absent(job: Job, process: Process, now: datetime) -> Changes:
+    if job.stage is Stage.SUBMITTING:
+        after = lost(job, now) if process is Process.OTHER else not_given(job, now)
+        return {**after, "doubts": job.doubts + 1}
     if job.cancel_requested:
         return stopped(job, now)
     if process is Process.OTHER:
         return lost(job, now)
-    if job.stage is Stage.SUBMITTING:
-        return not_given(job, now)
     if process is Process.SAME:
         text = "It was removed from ComfyUI's queue, not by comfytunnel."
         return ended(Status.CANCELED, now, Failure("removed_on_server", text))
