@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+from comfytunnel.comfy.client import Client
 from comfytunnel.demo.faults import ALWAYS
 from comfytunnel.jobs.model import Job, Mode, Stage, Status
 from tests.jobs.bench import DEADLINE, Bench, picture
@@ -92,3 +94,37 @@ async def test_a_pause_in_the_middle_of_an_upload_keeps_the_job_here(bench: Benc
 def _waits(bench: Bench, job: Job) -> str | None:
     waits = bench.scheduler.waits_for(job)
     return waits.code if waits else None
+
+
+async def test_a_restart_between_the_marker_and_the_look_at_it_leaves_no_job_without_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Client.upload_temp
+    uploads: list[str] = []
+
+    async def upload_and_restart(self: Client, name: str, data: bytes) -> str:
+        given = await real(self, name, data)
+        if not uploads:
+            (bench.far.base / "temp" / given).unlink()  # what a starting ComfyUI does
+        uploads.append(given)
+        return given
+
+    monkeypatch.setattr(Client, "upload_temp", upload_and_restart)
+    done = await bench.ends(await bench.submit(picture()))
+    assert (done.server, len(uploads)) == (uploads[1], 2)
+
+
+async def test_an_output_that_is_gone_takes_the_rest_of_a_killed_download_with_it(bench: Bench) -> None:
+    """What a killed process had begun to fetch is of no use when the job has to run again, or ends."""
+    bench.far.faults.stall_view = 1
+    job = await bench.reaches(await bench.submit(picture()), Stage.FETCHING)
+    await bench.kill()
+    assert job.folder is not None
+    Path(job.folder).mkdir(parents=True, exist_ok=True)
+    Path(job.folder, f".comfytunnel-{job.id}-0.part").write_bytes(b"as kill -9 leaves it")
+    bench.far.faults.missing_output = True
+    await bench.start()
+    done = await bench.ends(job)
+    assert done.error is not None
+    assert done.error.code == "output_missing"
+    assert await bench.files() == []

@@ -16,7 +16,7 @@ import structlog
 
 from comfytunnel.jobs.store import Store
 from tests.walks.judge import WATCH
-from tests.walks.walk import walk
+from tests.walks.walking import walk
 
 WALKS = 2000
 LATE_WALKS = 400

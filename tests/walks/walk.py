@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
@@ -14,7 +13,7 @@ from comfytunnel.errors import Error
 from comfytunnel.jobs.model import Job, Mode, NewJob, Status
 from tests.jobs.bench import picture
 from tests.walks.judge import Asked, Judge
-from tests.walks.virtual import Stuck, VirtualLoop
+from tests.walks.virtual import VirtualLoop
 from tests.walks.world import World
 
 PATIENCE = 900.0
@@ -160,7 +159,9 @@ class Walk:
             job = await world.ours(world.scheduler.submit(new, claim=claim))
         except Error as error:
             world.tell(f"submit {label}: {error.message}")
-            self._only(error, "disk_full", "queue_draining")
+            self._only(
+                error, "disk_full", "queue_draining", *(["invalid_workflow"] if kind == "invalid" else [])
+            )
             return
         asked = Asked(kind if ttl is None else f"{kind} ttl", label, 2 if kind == "two" else 1)
         if job is not None:
@@ -180,7 +181,7 @@ class Walk:
         try:
             twice = await self.world.ours(self.world.scheduler.submit(new, claim=claim))
         except Error as error:
-            self._only(error, "idempotency_key_reuse", "queue_draining", "disk_full")
+            self._only(error, "idempotency_key_reuse", "queue_draining", "disk_full", "invalid_workflow")
             if error.details.get("job_id", job.id) != job.id:
                 raise AssertionError("another job was named") from error
         else:
@@ -254,6 +255,7 @@ class Walk:
         value: Any = 1
         if name == "reject_upload_500":
             self.uploads_refused = True
+            value = ALWAYS if self.markerless else 1
         elif name == "history_late":
             value = 0.4
         elif name == "slow_answers":
@@ -363,28 +365,3 @@ class Walk:
             if jobs is not None and all(job.ended for job in jobs):
                 break
         self.loop.patience = float("inf")
-
-
-def walk(folder: Path, template: Path, seed: int, *, late: float, once_late: float = 0.0) -> Walk:
-    """Raises AssertionError, with the seed and all that happened."""
-    loop = VirtualLoop(Random(seed + 1))
-    walking = Walk(loop, folder, template, seed, late, once_late)
-    try:
-        loop.run_until_complete(walking.run())
-    except BaseException as error:
-        _bury(loop)
-        raise AssertionError(
-            f"WALK_SEED={seed}\n" + "\n".join(walking.world.told) + f"\n{error!r}"
-        ) from error
-    finally:
-        loop.close()
-    return walking
-
-
-def _bury(loop: VirtualLoop) -> None:
-    """End what a failed walk has left."""
-    left = asyncio.all_tasks(loop)
-    for task in left:
-        task.cancel()
-    with contextlib.suppress(Stuck):
-        loop.run_until_complete(asyncio.wait(left, timeout=60.0))

@@ -73,6 +73,7 @@ class Homeward(Patience):
                 progress=lambda done: self._fetched(done, total),
             )
         except outputs.Gone as gone:
+            await outputs.forget_parts(self.job)  # of a process that was killed while it fetched
             if await self._process() is Process.OTHER:
                 changes = lost(self.job, self._now(), "its outputs")
             else:
@@ -84,6 +85,7 @@ class Homeward(Patience):
                 failure = Failure("output_missing", text, gone.wanted.node_id)
                 changes = ended(Status.FAILED, self._now(), failure)
         except outputs.TooLarge as large:
+            await outputs.forget_parts(self.job)
             limit = self.settings.max_file_size
             text = f"An output of node {large.wanted.node_id} has {large.size} bytes; at most {limit} are fetched."
             failure = Failure("output_too_large", text, large.wanted.node_id)

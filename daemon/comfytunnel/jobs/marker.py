@@ -58,15 +58,17 @@ class Marker:
                 return self._name
         self._name = None
         self._number = float("-inf")
-        name = f"comfytunnel-{uuid4().hex}.txt"
         try:
-            given = await self._client.upload_temp(
-                name, b"comfytunnel looks for this file to notice a restart\n"
-            )
-            if await self._client.has_temp(given):  # believed only once seen: its absence will be a proof
-                self._name, self._fresh, self._version = given, True, None
-                self._renewed()
-                self._version = await self._client.version()
+            for _ in range(2):  # it may be restarted just between the two
+                name = f"comfytunnel-{uuid4().hex}.txt"
+                given = await self._client.upload_temp(
+                    name, b"comfytunnel looks for this file to notice a restart\n"
+                )
+                if await self._client.has_temp(given):  # believed only once seen: its absence will be a proof
+                    self._name, self._fresh, self._version = given, True, None
+                    self._renewed()
+                    self._version = await self._client.version()
+                    break
         except (Refused, NotComfyUI) as error:
             log.warning("marker refused", why=error.message)
         except Ambiguous as error:
