@@ -246,7 +246,9 @@ class Walk:
             await asyncio.wait([task])
 
     async def _restarted(self, seconds: float, *, with_queue: bool) -> None:
-        await self.world.restart_far(seconds, with_queue=with_queue, anew=self.dice.random() < 0.25)
+        await self.world.restart_far(
+            seconds, with_queue=with_queue, anew=self.own_names and self.dice.random() < 0.25
+        )
         self.away = False
 
     async def _fault(self) -> None:
