@@ -121,7 +121,8 @@ async def test_an_output_that_is_gone_takes_the_rest_of_a_killed_download_with_i
     await bench.kill()
     assert job.folder is not None
     Path(job.folder).mkdir(parents=True, exist_ok=True)
-    Path(job.folder, f".comfytunnel-{job.id}-0.part").write_bytes(b"as kill -9 leaves it")
+    for name in (f".comfytunnel-{job.id}-0.part", f".comfytunnel-{job.id}.json.part"):
+        Path(job.folder, name).write_bytes(b"as kill -9 leaves it")
     bench.far.faults.missing_output = True
     await bench.start()
     done = await bench.ends(job)

@@ -27,6 +27,11 @@ def name(job_id: str) -> str:
     return f"{names.MANIFEST}{job_id}.json"
 
 
+def part(job_id: str) -> str:
+    """What it is called while it is being written."""
+    return f".comfytunnel-{job_id}.json.part"
+
+
 def contents(
     job: Job, workflow: Mapping[str, Any], outputs: Sequence[Output], comfyui: str | None, now: datetime
 ) -> bytes:
@@ -75,7 +80,7 @@ def seeds(workflow: Mapping[str, Any]) -> dict[str, int]:
 
 def write(folder: Path, job_id: str, data: bytes) -> None:
     """Synchronous. Raises OSError."""
-    landing = Landing(folder, f".comfytunnel-{job_id}.json.part")
+    landing = Landing(folder, part(job_id))
     try:
         landing.open(len(data))
         landing.write(data)

@@ -245,9 +245,11 @@ async def put_manifest(
 
 
 async def forget_parts(job: Job) -> None:
-    """Remove what was left of a job's cut downloads: it ends without them, or they go elsewhere."""
+    """Remove what was left of a job's cut downloads and of a killed manifest: it ends without them, or they go elsewhere."""
     if job.folder is not None:
-        parts = [_landing(job.id, Path(job.folder), ord_) for ord_ in range(len(job.wanted))]
+        folder = Path(job.folder)
+        parts = [_landing(job.id, folder, ord_) for ord_ in range(len(job.wanted))]
+        parts.append(Landing(folder, manifest.part(job.id)))
 
         def forget() -> None:
             for part in parts:
