@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 WHEELED = $(VENV)-wheel
 
-.PHONY: demo test test-system system-ready test-install check bench share soak clean
+.PHONY: demo test test-system test-machine system-ready test-install check bench share soak clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -24,6 +24,11 @@ test: $(VENV)/.installed-dev
 test-system: system-ready
 	PYTHONDONTWRITEBYTECODE=1 COMFYTUNNEL_TEST_INSTALLED=$(abspath $(WHEELED))/bin/comfytunnel \
 	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -p no:cacheprovider $(PYTEST_ARGS) tests/system
+
+# What only root sees of it, on a machine that is thrown away afterwards.
+test-machine: system-ready
+	PYTHONDONTWRITEBYTECODE=1 COMFYTUNNEL_TEST_INSTALLED=$(abspath $(WHEELED))/bin/comfytunnel COMFYTUNNEL_TEST_MACHINE=throw-away \
+	  $(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) tests/machine
 
 system-ready: $(VENV)/.installed-dev $(WHEELED)/.installed
 

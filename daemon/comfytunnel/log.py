@@ -49,11 +49,7 @@ def setup(
         _safe,
     ]
     if chosen != "journal":
-        before.append(
-            structlog.processors.TimeStamper(
-                fmt="iso" if chosen == "json" else "%H:%M:%S", utc=chosen == "json"
-            )
-        )
+        before.append(structlog.processors.TimeStamper(fmt=_stamp(chosen, out), utc=chosen == "json"))
     structlog.configure(
         processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -83,6 +79,13 @@ def _for_reader(out: TextIO, environ: Mapping[str, str]) -> Format:
     except (OSError, ValueError):  # no file behind it
         return "console"
     return "journal" if named == f"{found.st_dev}:{found.st_ino}" else "console"
+
+
+def _stamp(style: Format, out: TextIO) -> str:
+    """A person who looks on needs the hour; a file is read days later, and by `logs --since` (service/logfile.py)."""
+    if style == "json":
+        return "iso"
+    return "%H:%M:%S" if out.isatty() else "%Y-%m-%d %H:%M:%S"
 
 
 def _renderers(style: Format, out: TextIO) -> list[Processor]:

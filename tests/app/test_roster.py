@@ -94,3 +94,19 @@ async def test_counters_go_on_when_the_tunnel_is_built_anew_for_another_port(wor
     assert after.callers > before.callers
     assert after.bytes_in > before.bytes_in
     assert after.open <= 2, "those of the door before have gone"
+
+
+async def test_the_sign_of_life_wants_every_driver_and_waits_for_none_that_has_ended(tmp_path: Path) -> None:
+    """A driver that stands still keeps the sign back; a tunnel that a reload takes away meanwhile does not."""
+    async with roster(tmp_path) as (made, _):
+        await made.apply(configs(tmp_path, a=free_port(), b=free_port()))
+        await made.load()
+        await asyncio.wait_for(made.beat(), DEADLINE)
+        stuck: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        made._assemblies["b"]._driver.beat = lambda: stuck  # type: ignore[method-assign,assignment,return-value]
+        sign = asyncio.create_task(made.beat())
+        for _ in range(20):  # turns of the loop, many more than the sign takes
+            await asyncio.sleep(0)
+        assert not sign.done()
+        await made.apply({"a": made._configs["a"]})
+        await asyncio.wait_for(sign, DEADLINE)

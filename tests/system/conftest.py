@@ -43,11 +43,10 @@ class Unit:
         """Whatever of ours lies where the manager looks."""
         return sorted(self.folder.rglob(f"*{self.name}*"))
 
-    async def cli(self, *words: str, stdin: str = "") -> Ran:
+    async def cli(self, *words: str, **environ: str) -> Ran:
         """A command of the installed program."""
-        return await run(
-            *self.program, *words, stdin=stdin, **self.world.environment, COMFYTUNNEL_UNIT=self.name
-        )
+        its = self.world.environment | {"COMFYTUNNEL_UNIT": self.name} | environ
+        return await run(*self.program, *words, **its)
 
     async def install(self, *words: str) -> Ran:
         ran = await self.cli("install", *words)

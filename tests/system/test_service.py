@@ -253,6 +253,27 @@ async def test_purge_removes_what_can_only_be_ours(uninstalled: Unit, world: Wor
     )
 
 
+async def test_doctor_notices_a_python_that_has_gone(unit: Unit, world: World) -> None:
+    """What an upgrade of the system does to an environment: the daemon that runs goes on, and could not be started again."""
+    await unit.do("start")
+    await world.answers()
+    assert "Run: comfytunnel install" not in (await unit.cli("doctor")).out
+    gone = world.base / "gone" / "python"
+    await unit.drop_in("Service", "ExecStart=", f'ExecStart="{gone}" -m comfytunnel daemon')
+    found = await unit.cli("doctor")
+    assert f"{gone} is not there any more. Run: comfytunnel install" in found.out
+
+
+async def test_an_agent_that_only_the_shell_sees_is_said_with_what_to_do(unit: Unit, world: World) -> None:
+    agent = str(world.base / "shells-agent")
+    ran = await unit.cli("install", SSH_AUTH_SOCK=agent)
+    assert ran.code == 0
+    assert f'agent = "{agent}"' in ran.out
+    await world.answers()
+    ran = await unit.cli("doctor", SSH_AUTH_SOCK=agent)
+    assert f'agent = "{agent}"' in ran.out
+
+
 async def test_a_sandbox_is_as_tight_as_we_say(unit: Unit) -> None:
     """The score is of what is written; test_hardening.py looks at what takes effect."""
     ran = await run(

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from comfytunnel import __version__, wire
 from comfytunnel.errors import ConfigError, Error, NotFoundError, RefusedError, UsageError
-from comfytunnel.peer import peer_uid
+from comfytunnel.peer import is_owner, peer_uid
 
 BODY_LIMIT = 100 * 1024 * 1024  # bytes; ComfyUI's own limit for a workflow (facts: 413 above it)
 CLAIM_MOST = 255  # characters of an Idempotency-Key
@@ -168,7 +168,7 @@ def _check_peer(request: web.Request) -> None:
         uid = peer_uid(sock) if sock is not None else None
     except OSError:  # the peer has left; nobody reads the refusal
         uid = None
-    if uid != os.geteuid():
+    if uid is None or not is_owner(uid):
         raise RefusedError(
             f"This daemon serves the user with the uid {os.geteuid()}, and "
             + (f"the request comes from uid {uid}." if uid is not None else "the sender cannot be told."),

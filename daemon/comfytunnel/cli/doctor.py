@@ -16,7 +16,7 @@ import msgspec
 import typer
 
 from comfytunnel import paths, wire
-from comfytunnel.cli import exits, render
+from comfytunnel.cli import exits, render, sites
 from comfytunnel.cli.completing import tunnel_names
 from comfytunnel.cli.daemons import connect
 from comfytunnel.cli.jobs import AsJson
@@ -46,6 +46,8 @@ def doctor(
         remarks = [remark for report in found.reports if (remark := agent_remark(report, os.environ))]
         found = msgspec.structs.replace(found, remarks=list(dict.fromkeys(remarks)))
         code = exits.FAILED if any(report.broken for report in found.reports) else exits.DONE
+    if why := sites.trouble():
+        found = msgspec.structs.replace(found, remarks=[*found.remarks, why])
     exits.tell(render.json_text(found, indent=2) if as_json else text(found))
     raise typer.Exit(code)
 

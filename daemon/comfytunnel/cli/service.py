@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,17 +15,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comfytunnel import __version__, paths, wire
+from comfytunnel import __version__, wire
 from comfytunnel.cli import exits, render
 from comfytunnel.cli.asking import asker
+from comfytunnel.cli.sites import plan_of, service_of, site_of
 from comfytunnel.client import Client
-from comfytunnel.errors import NotRunningError, RefusedError, StateError
+from comfytunnel.errors import NotRunningError, RefusedError, StateError, UsageError
 from comfytunnel.printable import printable
 
 if TYPE_CHECKING:
     from comfytunnel.config import Config
     from comfytunnel.service.files import Found, Wanted
-    from comfytunnel.service.plan import Done, Plan, Service
+    from comfytunnel.service.plan import Service
 
 ANSWER_PATIENCE = 15.0  # seconds from the start to the first answer; it takes half a second
 ANSWER_LOOK = 0.05  # seconds between two looks
@@ -34,11 +34,21 @@ STOPPED = "Stopped; what was done so far stays. `comfytunnel uninstall` removes 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; ask nothing.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show everything, change nothing.")]
+System = Annotated[
+    bool, typer.Option("--system", help="A service of the whole machine, for a box without a desktop (root).")
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree to what is shown.")]
 
 
 def install(
     no_start: Annotated[bool, typer.Option("--no-start", help="Start it with the next login.")] = False,
+    system: System = False,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user", metavar="NAME", help="With --system: who runs it, instead of a user of its own."
+        ),
+    ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -51,13 +61,16 @@ def install(
     from comfytunnel.service import plan as plans
     from comfytunnel.service.files import Found, Record
 
-    loaded = config.load(paths.config_path())
+    if user is not None and not system:
+        raise UsageError("--user is for --system.", hint="Without it the service is yours, and runs as you.")
+    site = site_of(system)
+    loaded = config.load(site.config)
     commands: list[str] = []
-    service = _service(commands if dry_run else None)
+    service = service_of(site, commands if dry_run else None, user)
     service.check()
-    plan = _plan(loaded)
+    plan = plan_of(site, loaded)
     _refuse_a_stranger(plans.holder(plan.state_dir), service.pid())
-    record = Record(plan.state_dir)
+    record = Record(site.record)
     wanted = service.wanted(plan)
     found = {each.path: record.found(each) for each in wanted}
     told = {str(each.path): found[each.path].value for each in wanted}
@@ -73,14 +86,14 @@ def install(
         service.bring(plan, changed, start=not no_start)
         _tell_plan(wanted, write, stale, commands, as_json)
         return
-    for folder in plan.writable:
+    for folder in () if system else plan.writable:
         _make(folder)
     record.write(write)
     record.remember(each for each in wanted if found[each.path] is Found.SAME)
     told |= dict.fromkeys(map(str, record.remove(stale)), "kept, as you edited it")
     service.bring(plan, changed, start=not no_start)
     health = None if no_start else _answer(plan.socket)
-    steps = service.next_steps()
+    steps = [*service.next_steps(), *_agent_note(loaded, service, system)]
     if as_json:
         answer = {"files": told, "health": health, "socket": plan.socket, "notes": steps}
         exits.tell(render.json_text(answer, indent=2))
@@ -94,7 +107,7 @@ def install(
             printable(f"comfytunnel {health.version} runs as a service (pid {health.pid}) on {plan.socket}")
         )
     for step in steps:
-        exits.tell(step)
+        exits.tell(printable(step))
     exits.tell("\nNext:\n  comfytunnel status     how the tunnel is\n  comfytunnel logs -f    what it does")
 
 
@@ -102,6 +115,7 @@ def uninstall(
     purge: Annotated[
         bool, typer.Option("--purge", help="Remove config, state and pictures, too, after asking.")
     ] = False,
+    system: System = False,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
@@ -110,10 +124,12 @@ def uninstall(
     from comfytunnel.service.purge import belongings
 
     commands: list[str] = []
-    service = _service(commands if dry_run else None)
-    record = Record(paths.state_dir())
+    site = site_of(system)
+    service = service_of(site, commands if dry_run else None)
+    service.check()
+    record = Record(site.record)
     files = record.paths()
-    to_purge = belongings(paths.config_path(), paths.state_dir()) if purge else []
+    to_purge = belongings(site.config, site.state_dir, system=system) if purge else []
     if dry_run:
         service.drop()
         for line in [
@@ -141,19 +157,20 @@ def uninstall(
         else:
             exits.tell(printable(f"kept {each}{'' if ask else ': nobody is there to agree (--yes)'}"))
     if not purge:
-        exits.tell(printable(f"Config, jobs and pictures stay: {paths.config_path()}, {paths.state_dir()}"))
+        exits.tell(printable(f"Config, jobs and pictures stay: {site.config}, {site.state_dir}"))
 
 
-def restart(as_json: AsJson = False) -> None:
+def restart(system: System = False, as_json: AsJson = False) -> None:
     """Restart the service, for instance after an upgrade.
 
     No caller is refused meanwhile, and no job is lost.
     """
-    service = _service(None)
+    site = site_of(system)
+    service = service_of(site)
     if not service.program():
         raise NotRunningError("There is no service to restart.", hint="Make one: comfytunnel install")
     service.restart()
-    health = _answer(paths.socket_path())
+    health = _answer(site.socket)
     if as_json:
         exits.tell(render.json_text(health, indent=2))
         return
@@ -173,12 +190,13 @@ def logs(
     since: Annotated[
         str | None, typer.Option("--since", metavar="WHEN", help='"10 min ago", "today", "2026-01-31 12:00".')
     ] = None,
+    system: System = False,
 ) -> None:
     """Show the service's log.
 
     The last 200 lines, if nothing else is said.
     """
-    found = _service(None).log(follow=follow, since=since)
+    found = service_of(site_of(system)).log(follow=follow, since=since)
     command: list[str] | None
     if isinstance(found, Path):
         from comfytunnel.service import logfile
@@ -197,41 +215,21 @@ def logs(
         ) from error
 
 
-def _service(commands: list[str] | None) -> Service:
-    """The one of this system. With `commands` it changes nothing: what it would run is put in there."""
-    from comfytunnel.service import plan as plans
-    from comfytunnel.service.launchd import Launchd
-    from comfytunnel.service.systemd import Systemd
-
-    def note(words: Sequence[str]) -> Done:
-        noted.append(shlex.join(words))
-        return plans.Done()
-
-    noted = commands if commands is not None else []
-    run = plans.run if commands is None else note
-    return Launchd(paths.unit_name(), run) if sys.platform == "darwin" else Systemd(paths.unit_name(), run)
-
-
-def _plan(loaded: Config) -> Plan:
-    from comfytunnel.service import plan as plans
-    from comfytunnel.service.program import Interpreter, program
-
-    config_path, state_dir, socket = paths.config_path(), paths.state_dir(), paths.socket_path()
-    paths.check_socket_path(socket)
-    environment = {"COMFYTUNNEL_CONFIG": str(config_path), "COMFYTUNNEL_STATE_DIR": str(state_dir)}
-    if os.environ.get("COMFYTUNNEL_SOCKET"):
-        environment["COMFYTUNNEL_SOCKET"] = str(socket)
-    if paths.unit_name() != paths.APP:
-        environment["COMFYTUNNEL_UNIT"] = paths.unit_name()
-    return plans.Plan(
-        name=paths.unit_name(),
-        program=program(Interpreter.here()),
-        config=config_path,
-        state_dir=state_dir,
-        socket=socket,
-        writable=plans.writable(loaded, state_dir),
-        environment=environment,
+def _agent_note(loaded: Config, service: Service, system: bool) -> list[str]:
+    """What to say where this shell has an SSH agent, and the service will look for one and see another or none."""
+    ours = os.environ.get("SSH_AUTH_SOCK")
+    if (
+        not ours
+        or system
+        or all(tunnel.agent for tunnel in loaded.tunnels.values())
+        or service.agent() == ours
+    ):
+        return []
+    note = (
+        f"This shell has an SSH agent at {ours}, which the service does not see. If your key is in it, name the socket: "
+        f'agent = "{ours}" in the config, or IdentityAgent in ssh_config.'
     )
+    return [note]
 
 
 def _refuse_a_stranger(running: int | None, ours: int | None) -> None:

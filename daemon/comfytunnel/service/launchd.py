@@ -78,6 +78,9 @@ class Launchd:
     def log(self, *, follow: bool, since: str | None) -> list[str] | Path:
         return self.log_file
 
+    def agent(self) -> str | None:
+        return plans.run(("launchctl", "getenv", "SSH_AUTH_SOCK")).out or None
+
     def next_steps(self) -> list[str]:
         return []
 

@@ -21,7 +21,8 @@ TOOL_PATIENCE = 90.0  # seconds for systemctl or launchctl; a start may take 60 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`program`: the words before `daemon`. `writable`: folders that the daemon writes to, besides its socket's."""
+    """`program`: the words before `daemon`. `writable`: folders that the daemon writes to, besides its socket's.
+    `credentials`: what the manager hands over, by name, and the file that it is of."""
 
     name: str
     program: tuple[str, ...]
@@ -30,6 +31,7 @@ class Plan:
     socket: Path
     writable: tuple[Path, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    credentials: dict[str, Path] = field(default_factory=dict)
 
 
 def writable(config: Config, state_dir: Path) -> tuple[Path, ...]:
@@ -120,6 +122,9 @@ class Service(Protocol):
 
     def log(self, *, follow: bool, since: str | None) -> list[str] | Path:
         """The command that shows the log, or the file that it is."""
+
+    def agent(self) -> str | None:
+        """The socket of the SSH agent that the manager gives to its services."""
 
     def next_steps(self) -> list[str]:
         """What a person may want to do now, a sentence each."""

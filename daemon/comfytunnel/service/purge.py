@@ -5,6 +5,7 @@ The law: a folder is removed whole only if it can be nothing but ours. What a co
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,13 +41,14 @@ class Belonging:
             ) from error
 
 
-def belongings(config_path: Path, state_dir: Path) -> list[Belonging]:
-    """What is there, in the order in which it is asked for: a config that is gone can no longer say where the pictures are."""
+def belongings(config_path: Path, state_dir: Path, *, system: bool = False) -> list[Belonging]:
+    """What is there, in the order in which it is asked for: a config that is gone can no longer say where the pictures are. Those of a
+    service of the machine (`system`) lie in its state folder, whatever `~` means to root."""
     found = []
-    try:
-        pictures: Path | None = config.load(config_path).jobs.output_dir
-    except ConfigError:
-        pictures = None
+    pictures = None
+    if not system:
+        with contextlib.suppress(ConfigError):
+            pictures = config.load(config_path).jobs.output_dir
     if pictures is not None and pictures.is_dir():
         found.append(Belonging("pictures", [pictures], _not_ours(pictures)))
     if state_dir.is_dir():

@@ -16,6 +16,9 @@ from comfytunnel.service import plan as plans
 from comfytunnel.service.files import Wanted, shipped
 from comfytunnel.service.plan import Done, Plan, Run
 
+_EMPTY_WORDS = re.compile(
+    r"^(Start|Stop|Fail)\w+ (to start )?\S+ - |Scheduled restart job|Failed with result|Main process exited"
+)
 _PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 
 
@@ -115,13 +118,17 @@ class Systemd:
     def program(self) -> tuple[str, ...]:
         """The words that the unit starts, as the manager has them; () if it knows no such unit."""
         found = self._ask("show", "--property", "ExecStart", "--value", f"{self.name}.service").out
-        words = re.search(r"argv\[\]=(.*?) ;", found)
-        return tuple(words[1].split()) if words else ()
+        words = re.search(r"path=(.*?) ; argv\[\]=(.*?) ;", found)  # the second one is not quoted
+        return (words[1], *words[2].removeprefix(words[1]).split()) if words else ()
 
     def log(self, *, follow: bool, since: str | None) -> list[str] | Path:
         words = ["journalctl", self.scope, "-u", self.name, "-o", "short-iso"]
         words += ["--since", since] if since else [] if follow else ["-n", "200"]
         return [*words, *(["-f"] if follow else ["--no-pager"])]
+
+    def agent(self) -> str | None:
+        found = re.search(r"^SSH_AUTH_SOCK=(.*)$", self._ask("show-environment").out, re.MULTILINE)
+        return found[1] if found else None
 
     def next_steps(self) -> list[str]:
         return linger_advice(
@@ -133,18 +140,22 @@ class Systemd:
         return self._ask("is-active", "--quiet", unit).code == 0
 
     def _why(self) -> str:
-        """The last line of the unit's log: what the daemon itself said."""
-        done = plans.run(("journalctl", self.scope, "-u", self.name, "-n", "1", "-o", "cat", "--no-pager"))
-        return _last(done) if done.code == 0 else ""
+        """The last line of the unit's log that says more than that it failed."""
+        done = plans.run(("journalctl", self.scope, "-u", self.name, "-n", "20", "-o", "cat", "--no-pager"))
+        lines = [line for line in done.out.splitlines() if line.strip() and not _EMPTY_WORDS.search(line)]
+        return lines[-1].strip() if lines and done.code == 0 else ""
 
     def _ask(self, *words: str) -> Done:
         return plans.run(("systemctl", self.scope, *words))
 
     def _must(self, *words: str) -> None:
-        done = self._run(("systemctl", self.scope, *words))
+        self._tool("systemctl", self.scope, *words)
+
+    def _tool(self, *words: str) -> None:
+        done = self._run(words)
         if done.code:
             raise StateError(
-                f"`systemctl {self.scope} {' '.join(words)}` failed: {_last(done)}",
+                f"`{' '.join(words)}` failed: {_last(done)}",
                 hint=f"systemctl {self.scope} status {self.name}",
             )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def there(names: Sequence[str]) -> list[str]:
 def _is_encrypted(path: Path, *, has_agent: bool) -> bool:
     try:
         mode = path.stat().st_mode
-        if stat.S_IMODE(mode) & 0o077:
+        if stat.S_IMODE(mode) & 0o077 and not _is_credential(path):
             raise _unreadable(
                 f"others may read {path} (mode {stat.S_IMODE(mode):04o}), so ssh and we refuse it.",
                 f"chmod 600 {path}",
@@ -60,6 +61,12 @@ def _is_encrypted(path: Path, *, has_agent: bool) -> bool:
             ) from error
         raise _unreadable(f"{path} is not a private key: {error}.", "Name the file without .pub.") from error
     return False
+
+
+def _is_credential(path: Path) -> bool:
+    """Whether systemd handed us this file (LoadCredential=): it is ours alone, and its mode shows the mask of an access list."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(folder) and path.parent == Path(str(folder))
 
 
 def _unreadable(detail: str, advice: str) -> LinkError:

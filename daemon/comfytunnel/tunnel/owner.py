@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from comfytunnel.peer import is_owner
+
 Address = tuple[Any, ...]  # as getsockname() gives it: host, port, ...
 
 _NETLINK_SOCK_DIAG = 4  # include/uapi/linux/netlink.h
@@ -51,10 +53,11 @@ class SocketTable:
             self._netlink = None
 
     def is_ours(self, sock: Any) -> bool:
-        """Whether the peer of a connected TCP socket is a process of our own uid or of root, who may anyway. Raises Untold."""
+        """Whether the peer of a connected TCP socket is a process of an owner, or of root, who may anyway. Raises Untold."""
         if sys.platform != "linux":
             return True
-        return self.peer_uid(sock) in (0, os.geteuid())
+        uid = self.peer_uid(sock)
+        return uid == 0 or is_owner(uid)
 
     def peer_uid(self, sock: Any) -> int:
         """The uid of the process that holds the other end of a TCP connection within this machine. Linux only; raises Untold."""
