@@ -79,6 +79,8 @@ async def service(serve: Serve, where: int | Path = 0) -> AsyncIterator[int]:
         yield 0 if isinstance(where, Path) else server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        for _ in range(4):  # asyncio's turns from a connection that was just accepted to its handler
+            await asyncio.sleep(0)
         for writer in list(open_ones):
             writer.transport.abort()
         await becomes(lambda: not open_ones, "the service has ended its connections")

@@ -48,15 +48,12 @@ async def test_a_crowd_shares_one_budget_and_who_finds_it_spent_is_served_in_tur
     far: Far, tmp_path: Path
 ) -> None:
     served: list[asyncio.StreamWriter] = []
-    least = FEW * LEAST
 
     async def call(stack: AsyncExitStack) -> None:
-        nonlocal least
         reader, writer = await stack.enter_async_context(connected(tunnel.port))
         writer.write(b"x")
         assert await reader.readexactly(1) == b"x"
         served.append(writer)
-        least = min(least, channels.flow.free)
 
     async with (
         service(echo) as port,
@@ -69,13 +66,16 @@ async def test_a_crowd_shares_one_budget_and_who_finds_it_spent_is_served_in_tur
             lambda: len(served) + tunnel.door.held_callers == CROWD and not channels._openings,
             "each is served or waits",
         )
+        # It may be in use for a moment: a slow machine makes the link ask.
+        await becomes(
+            lambda: channels.flow.free >= LEAST, "one is kept for the question whether the link lives"
+        )
         first = len(served)
         assert FEW - 5 <= first <= FEW
         while served:
             served.pop().close()
         async with asyncio.timeout(DEADLINE):
             await asyncio.gather(*calls)
-        assert least >= LEAST, "one is kept for the question whether the link lives"
         while served:
             served.pop().close()
         await all_gone(tunnel, budget=FEW * LEAST)

@@ -289,6 +289,11 @@ class _Road:
                 f"The live link gave no sign of life for {ANSWER_DEADLINE:.0f} s.",
                 f"It is replaced by itself when it stays silent; `comfytunnel reconnect {self._config.name}` does it now.",
             ) from None
+        except LinkError as error:  # whoever waited for an answer has given it up before us
+            raise Broken(
+                f"The live link ended while it was asked: {error.cause.message}",
+                "It is replaced by itself: run `comfytunnel doctor` again.",
+            ) from error
         return "the link delivers" if rtt is None else f"the link answered in {rtt * 1000:.0f} ms"
 
     def _raise_blame(self, *steps: str) -> None:
