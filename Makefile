@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 WHEELED = $(VENV)-wheel
 
-.PHONY: demo test test-system test-machine system-ready test-install check bench share soak clean
+.PHONY: demo test test-system test-machine system-ready test-install check bench bench-service share soak clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -55,6 +55,10 @@ bench: $(VENV)/.installed-dev
 # The manual pages and the shells' completion, anew. Tests say when they are stale.
 share: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.packaging.share
+
+# The service under a user manager: how soon it answers, and what a restart costs.
+bench-service: system-ready
+	PYTHONDONTWRITEBYTECODE=1 COMFYTUNNEL_TEST_INSTALLED=$(abspath $(WHEELED))/bin/comfytunnel $(BIN)/python -m bench.service
 
 # Faults in random order around a daemon that is in use. SOAK_SECONDS (600) and SOAK_SEED are taken from the environment.
 soak: $(VENV)/.installed-dev
