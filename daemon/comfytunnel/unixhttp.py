@@ -21,11 +21,11 @@ CHUNK = 1 << 20  # bytes; the largest single read
 def how_to_start() -> str:
     """Return the next step where no daemon runs: what is there already decides it."""
     if not os.access(paths.config_path(), os.F_OK):
-        return "First say where to: `comfytunnel setup 'ssh -p ...'`; then start it: `comfytunnel daemon`."
+        return "First say where to: `comfytunnel setup 'ssh -p ...'`; then start it: `comfytunnel daemon`, or as a service: `comfytunnel install`."
     service = (
-        f", or as a service: `systemctl --user start {paths.unit_name()}`" if paths.has_service() else ""
+        f"`systemctl --user start {paths.unit_name()}`" if paths.has_service() else "`comfytunnel install`"
     )
-    return f"Start it: `comfytunnel daemon` in a terminal of its own{service}."
+    return f"Start it: `comfytunnel daemon` in a terminal of its own, or as a service: {service}."
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 NEW_USER, NETWORK_NEWS = 0x10000000, 0x1 | 0x10  # CLONE_NEWUSER; RTMGRP_LINK | RTMGRP_IPV4_IFADDR
-ATTACH = 16  # PTRACE_ATTACH
+TRACE_ME = 0  # PTRACE_TRACEME
 FIXED_ADDRESSES = 0x0040000  # ADDR_NO_RANDOMIZE: a personality that is not ours
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -94,7 +94,7 @@ def look(result: Path, agent: str) -> dict[str, dict[str, object]]:
             "a socket to a hypervisor": tried(lambda: socket.socket(socket.AF_VSOCK).close()),
             "a higher priority": tried(lambda: os.setpriority(os.PRIO_PROCESS, 0, 5)),
             "to be another user": tried(lambda: call("setuid", 12345)),
-            "to look into another process": tried(lambda: call("ptrace", ATTACH, os.getppid(), 0, 0)),
+            "to be looked into": tried(lambda: call("ptrace", TRACE_ME, 0, 0, 0)),
             "real time": tried(lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))),
             "known_hosts written": tried(lambda: new_file(str(state.parent))),
             "an internet socket": tried(lambda: socket.socket(socket.AF_INET6).close()),

@@ -27,8 +27,8 @@ DENIED = {
     "a socket to a hypervisor": "EAFNOSUPPORT",
     "a higher priority": "EPERM",  # SystemCallFilter ~@resources
     "to be another user": "EPERM",  # SystemCallFilter ~@privileged, NoNewPrivileges
-    "to look into another process": "EPERM",  # SystemCallFilter without @debug
-    "real time": "EPERM",  # RestrictRealtime
+    "to be looked into": "EPERM",  # SystemCallFilter without @debug
+    "real time": "EPERM",  # RestrictRealtime; an ordinary user has none without it, either
 }
 FACTS = {
     "no new privileges": True,  # NoNewPrivileges

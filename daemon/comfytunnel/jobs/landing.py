@@ -65,6 +65,12 @@ def trouble(error: OSError, folder: Path) -> Trouble:
             f"There is no room for outputs in {folder}.",
             "Free some space; it goes on by itself.",
         )
+    if error.errno == errno.EROFS:
+        return Trouble(
+            "folder_unwritable",
+            f"Outputs cannot be written to {folder}: it is read-only here.",
+            "A service may write only where `comfytunnel install` was told: run it again. Or set another output_dir in [jobs].",
+        )
     return Trouble(
         "folder_unwritable",
         f"Outputs cannot be written to {folder} ({error.strerror or error}).",
