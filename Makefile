@@ -35,7 +35,7 @@ system-ready: $(VENV)/.installed-dev $(WHEELED)/.installed
 # An environment with nothing but the built wheel in it, as a person installs it.
 $(WHEELED)/.installed: pyproject.toml $(VENV)/bin/python $(shell find daemon systemd launchd -name __pycache__ -prune -o -type f -print)
 	rm -rf $(WHEELED)
-	$(PYTHON) -m venv $(WHEELED)
+	$(BIN)/python -m venv $(WHEELED)
 	$(WHEELED)/bin/python -m pip wheel -q --disable-pip-version-check --no-deps -w $(WHEELED)/dist .
 	$(WHEELED)/bin/python -m pip install -q --disable-pip-version-check $(WHEELED)/dist/*.whl
 	touch $@

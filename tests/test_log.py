@@ -92,3 +92,30 @@ def test_a_persons_log_shows_the_trace_and_obeys_none_of_it() -> None:
         structlog.get_logger("t").exception("failed")
     assert "ValueError: boom" in out.getvalue()
     assert "\x1b" not in out.getvalue()
+
+
+def test_an_equal_fault_of_the_disk_is_a_warning_once_and_not_for_ever() -> None:
+    """Whatever the job was; another reason is another fault, and what has no reason of the disk is always told."""
+    now = [0.0]
+    repeats = log._Repeats(drop=False, clock=lambda: now[0])
+
+    def level(why: str, event: str = "state") -> str:
+        return str(
+            repeats(None, "", {"event": event, "level": "warning", "why": why, "job": now[0]})["level"]
+        )
+
+    assert [level("full"), level("full"), level("read-only")] == ["warning", "debug", "warning"]
+    assert [level("lost", "tunnel"), level("lost", "tunnel")] == ["warning", "warning"]
+    now[0] = log.AGAIN
+    assert [level("full"), level("full")] == ["warning", "debug"]
+    for number in range(log.FAULTS_KEPT):
+        level(str(number))
+    assert level("full") == "warning", "what is remembered is bounded"
+
+
+def test_the_repeated_fault_is_not_written_at_info() -> None:
+    out = io.StringIO()
+    log.setup("info", "journal", stream=out)
+    for job in range(3):
+        structlog.get_logger("t").warning("state", job=job, why="full")
+    assert out.getvalue() == "<4>state job=0 why=full\n"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -27,6 +28,8 @@ PRIORITIES = {
     "info": 6,
     "debug": 7,
 }  # syslog(3), as sd-daemon(3) prefixes them
+AGAIN = 600.0  # seconds for which an equal fault of our own disk is worth no second warning
+FAULTS_KEPT = 64  # different ones that are remembered
 QUIET = ("asyncssh", "aiohttp", "asyncio")
 
 
@@ -48,10 +51,11 @@ def setup(
         structlog.stdlib.add_log_level,
         _safe,
     ]
+    ours: list[Processor] = [_Repeats(drop=level != "debug")]
     if chosen != "journal":
         before.append(structlog.processors.TimeStamper(fmt=_stamp(chosen, out), utc=chosen == "json"))
     structlog.configure(
-        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*before, *ours, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
     )
@@ -102,6 +106,30 @@ def _renderers(style: Format, out: TextIO) -> list[Processor]:
         *trace,
         structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback),
     ]
+
+
+class _Repeats:
+    """A full disk fails whoever tries, every few seconds: the first says it at warning, those after it at debug, and one in ten minutes
+    again. Only what our own files do is treated so (event "state"): a link that is lost again is news each time."""
+
+    def __init__(self, *, drop: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._drop = drop
+        self._clock = clock
+        self._told: dict[str, float] = {}  # by its reason, oldest first
+
+    def __call__(self, _logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+        if event.get("event") != "state" or event.get("level") != "warning":
+            return event
+        why, now = str(event.get("why")), self._clock()
+        if now - self._told.get(why, -AGAIN) < AGAIN:
+            if self._drop:
+                raise structlog.DropEvent
+            return {**event, "level": "debug"}
+        self._told.pop(why, None)
+        self._told[why] = now
+        if len(self._told) > FAULTS_KEPT:
+            del self._told[next(iter(self._told))]
+        return event
 
 
 def _safe(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
