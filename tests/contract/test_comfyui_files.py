@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from comfytunnel.demo.comfyui import ComfyUI
+from comfytunnel.jobs.homeward import LATE
 from tests.contract.conftest import Far, save
 
 
@@ -80,7 +82,9 @@ async def test_view_headers_and_head(far: Far) -> None:
     assert headers["Content-Type"] == "image/png"
     assert headers["Accept-Ranges"] == "bytes"
     assert headers["ETag"].startswith('"')
-    assert "Last-Modified" in headers
+    written = parsedate_to_datetime(headers["Last-Modified"]).timestamp()
+    ended = dict(entry["status"]["messages"])["execution_success"]["timestamp"] / 1000
+    assert ended - 60 < written <= ended + LATE  # one clock, and no file is newer than its job
     async with far.session.head(f"{far.url}/view", params=_place(entry)) as answer:
         assert answer.status == 200
         assert {key: answer.headers[key] for key in ("Content-Length", "ETag", "Last-Modified")} == {

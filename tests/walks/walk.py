@@ -10,6 +10,7 @@ from typing import Any
 
 from comfytunnel.demo.faults import ALWAYS
 from comfytunnel.errors import Error
+from comfytunnel.jobs.homeward import LATE
 from comfytunnel.jobs.model import Job, Mode, NewJob, Status
 from tests.jobs.bench import picture
 from tests.walks.judge import Asked, Judge
@@ -246,9 +247,10 @@ class Walk:
             await asyncio.wait([task])
 
     async def _restarted(self, seconds: float, *, with_queue: bool) -> None:
-        await self.world.restart_far(
-            seconds, with_queue=with_queue, anew=self.own_names and self.dice.random() < 0.25
-        )
+        anew = seconds > LATE and self.dice.random() < 0.4
+        await self.world.restart_far(seconds, with_queue=with_queue, anew=anew)
+        if anew:
+            self._stranger()
         self.away = False
 
     async def _fault(self) -> None:
@@ -315,7 +317,9 @@ class Walk:
         if self.away:
             return
         engine = self.world.far.engine
-        if engine.queue and self.dice.random() < 0.5:
+        if self.dice.random() < 0.2:
+            self._stranger()
+        elif engine.queue and self.dice.random() < 0.5:
             job_id = self.dice.choice(sorted(engine.queue))[1]
             self.removed.add(job_id)
             self.world.tell(f"somebody removes {job_id}")
@@ -324,6 +328,16 @@ class Walk:
             self.interrupted.add(engine.running[0][1])
             self.world.tell("somebody interrupts")
             engine.interrupt()
+
+    def _stranger(self) -> None:
+        """Somebody else has pictures made, under names that ours would have got."""
+        self.world.tell("somebody else submits")
+        engine, dice = self.world.far.engine, self.dice
+        prefixes = [asked.label for asked in self.asked.values()] if self.own_names else ["pic"]
+        for prefix in prefixes:
+            graph = picture(dice.randrange(2**24), prefix=prefix)
+            engine.put((engine.number, f"{dice.getrandbits(64):x}", graph, {}, ["9"], {}))
+            engine.number += 1
 
     # --- the end ----------------------------------------------------------------------------------------------------------
 

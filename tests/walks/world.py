@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from unittest import mock
 
 from comfytunnel.comfy.client import Client
-from comfytunnel.demo import nodes
+from comfytunnel.demo import engine, nodes
 from comfytunnel.demo.comfyui import ComfyUI
 from comfytunnel.feed import Feed
 from comfytunnel.jobs import landing
@@ -120,6 +120,7 @@ class World:
             mock.patch.object(landing.Landing, "leave", _silent_when_dead(landing.Landing.leave)),
             mock.patch.object(os, "urandom", self.dice.randbytes),
             mock.patch.object(nodes, "_write", self._write),
+            mock.patch.object(engine, "time", SimpleNamespace(time=self._far_time)),
         ):
             yield
 
@@ -129,9 +130,14 @@ class World:
         pictures, ui = _really_write(run, images, kind, *given)
         assert ui is not None
         for file in ui["images"]:
-            made = (self.folder / "far" / kind / file["subfolder"] / file["filename"]).read_bytes()
-            self.made[made] = (run.prompt_id, len(self.far.executions))
+            path = self.folder / "far" / kind / file["subfolder"] / file["filename"]
+            os.utime(path, (self._far_time(), self._far_time()))
+            self.made[path.read_bytes()] = (run.prompt_id, len(self.far.executions))
         return pictures, ui
+
+    def _far_time(self) -> float:
+        """ComfyUI's clock."""
+        return EPOCH.timestamp() + self.loop.now
 
     def tell(self, what: str) -> None:
         self.told.append(f"{self.loop.now - 1000:9.3f}  {what}")

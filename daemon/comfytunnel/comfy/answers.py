@@ -67,6 +67,7 @@ class _Message(msgspec.Struct, omit_defaults=True):
     traceback: list[str] | None = None
     node_id: str | None = None
     node_type: str | None = None
+    timestamp: float | None = None
 
 
 def any_json(raw: bytes | msgspec.Raw) -> Any:

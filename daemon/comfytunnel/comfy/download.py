@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 import aiohttp
 
@@ -30,13 +32,15 @@ _PART = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
 class Download:
     """An output that is being read. `start`: which byte comes first; `size` of the whole file in bytes as announced, None if it was not; `tag`: what
-    `Client.view` wants in order to go on later, None if it cannot."""
+    `Client.view` wants in order to go on later, None if it cannot; `modified`: when the file was written, in seconds since the epoch by the server's
+    clock (rounded up to whole ones), None if it was not said."""
 
     def __init__(self, answer: aiohttp.ClientResponse, start: int, size: int | None) -> None:
         self._answer = answer
         self.start = start
         self.size = size
         self.tag = _tag(answer)
+        self.modified = _modified(answer)
 
     async def read(self, size: int) -> bytes:
         """The next bytes, about `size` of them, none at the end; the end may come early, so compare with what was announced.
@@ -109,3 +113,11 @@ def _total(answer: aiohttp.ClientResponse, start: int) -> int | None:
 def _tag(answer: aiohttp.ClientResponse) -> str | None:
     said = _TAG.fullmatch(answer.headers.get("ETag", ""))
     return None if said is None else said[1]
+
+
+def _modified(answer: aiohttp.ClientResponse) -> float | None:
+    try:
+        said = parsedate_to_datetime(answer.headers.get("Last-Modified", "")[:40])
+        return said.replace(tzinfo=said.tzinfo or UTC).timestamp()
+    except (ValueError, OverflowError):
+        return None

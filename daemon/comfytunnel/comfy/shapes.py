@@ -28,7 +28,8 @@ TEXT_CHARS = 1_000_000
 """Caps of what is kept of a server's texts: an error's line, a traceback (its end tells most), a text output."""
 TEXTS_BYTES = 4 * 1024**2
 MAX_OUTPUTS = 20_000
-"""Caps of what is kept of one prompt: its texts together (they stand in the database until they are files), its outputs."""
+LAST_TIME = 1e14
+"""Caps of what is kept of one prompt: its texts together (they stand in the database until they are files), its outputs, its time in ms."""
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?")
 
@@ -104,7 +105,8 @@ class RemoteOutput:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One finished prompt. `job` and `number` as in QueueItem, None if it was not said; `failure` only with ERROR."""
+    """One finished prompt. `job` and `number` as in QueueItem, `finished` seconds since the epoch by the server's clock; None if it was not said.
+    `failure` only with ERROR."""
 
     prompt_id: str
     outcome: Outcome
@@ -112,6 +114,7 @@ class History:
     failure: NodeFailure | None
     outputs: tuple[RemoteOutput, ...]
     number: float | None = None
+    finished: float | None = None
 
 
 def read_version(answer: Any) -> str | None:
@@ -181,7 +184,15 @@ def _entry(prompt_id: str, entry: dict[str, Any]) -> History:
     found = tuple(islice(_outputs(outputs, cached), MAX_OUTPUTS)) if isinstance(outputs, dict) else ()
     row = entry.get("prompt")
     number = row[0] if isinstance(row, list) and row and type(row[0]) in (int, float) else None
-    return History(prompt_id, outcome, _our_id(row), failure, found, number)
+    return History(prompt_id, outcome, _our_id(row), failure, found, number, _finished(messages))
+
+
+def _finished(messages: dict[str, dict[str, Any]]) -> float | None:
+    for kind in ("execution_success", "execution_error", "execution_interrupted"):
+        at = messages.get(kind, {}).get("timestamp")  # milliseconds (measured, 0.33)
+        if isinstance(at, int | float) and not isinstance(at, bool) and 0 < at < LAST_TIME:
+            return at / 1000
+    return None
 
 
 def _messages(rows: Any) -> Iterable[tuple[str, dict[str, Any]]]:

@@ -21,6 +21,10 @@ from comfytunnel.jobs.place import JobsSettings, Place
 from comfytunnel.jobs.store import Store
 from comfytunnel.jobs.verdict import Process, ended, lost
 
+LATE = 2.0
+"""Seconds after the end of its job in which a file may still have been written: Last-Modified is rounded up to a whole one, and a file system may
+be slow. A ComfyUI needs longer than that to begin anew."""
+
 
 class Homeward(Patience):
     """What a Run does once its job has run. `frames`: the pictures that came over the websocket."""
@@ -71,19 +75,14 @@ class Homeward(Patience):
                 max_file_size=self.settings.max_file_size,
                 frames=self.frames.pictures,
                 progress=lambda done: self._fetched(done, total),
+                foreign=self._foreign,
             )
         except outputs.Gone as gone:
             await outputs.forget_parts(self.job)  # of a process that was killed while it fetched
             if await self._process() is Process.OTHER:
                 changes = lost(self.job, self._now(), "its outputs")
             else:
-                name = names.safe_name(gone.wanted.filename)
-                text = (
-                    f"ComfyUI names the output {name} (node {gone.wanted.node_id}) and does not have the file: somebody deleted "
-                    "it, and an unchanged workflow is answered from the cache. Change the seed, or restart ComfyUI, and retry."
-                )
-                failure = Failure("output_missing", text, gone.wanted.node_id)
-                changes = ended(Status.FAILED, self._now(), failure)
+                changes = ended(Status.FAILED, self._now(), _missing(gone))
         except outputs.TooLarge as large:
             await outputs.forget_parts(self.job)
             limit = self.settings.max_file_size
@@ -98,6 +97,18 @@ class Homeward(Patience):
             version = self._marker.version_of(self.job.server)
             await outputs.put_manifest(self.job, here, self._store, version, self._now())
         await self._move(changes)
+
+    async def _foreign(self, written: float | None) -> bool:
+        """Whether an output's file that was written then is another job's: after this one's end, and not by the process that ran it. A ComfyUI that begins
+        anew with an empty folder gives old names to new pictures. (A cached output is older than its job, and a node may write a bit later.)"""
+        ours = self.job.finished
+        if written is None or ours is None or written <= ours + LATE:
+            return False
+        process = await self._process()
+        if process is Process.UNKNOWN:  # the history dies with its process, too
+            entry = await self._client.history(self.job.prompt_id)
+            return entry is None or entry.finished != ours
+        return process is Process.OTHER
 
     def _fetched(self, done: int, total: int) -> None:
         self._settle_down()
@@ -118,3 +129,18 @@ class Homeward(Patience):
         after = after or await self._store.get(self.job.id)
         if after is not None:
             self.note(after)
+
+
+def _missing(gone: outputs.Gone) -> Failure:
+    """ComfyUI does not have the file, and that it was restarted cannot be proven."""
+    named = (
+        f"ComfyUI names the output {names.safe_name(gone.wanted.filename)} (node {gone.wanted.node_id}) and"
+    )
+    if gone.replaced:
+        text = f"{named} has another file of that name now, written after the job had ended: it is another job's. Retry it."
+    else:
+        text = (
+            f"{named} does not have the file: somebody deleted it, and an unchanged workflow is answered from the cache. "
+            "Change the seed, or restart ComfyUI, and retry."
+        )
+    return Failure("output_missing", text, gone.wanted.node_id)

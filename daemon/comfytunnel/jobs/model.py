@@ -129,7 +129,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     null for any; `place`: the one it was given to. `executions`: how often ComfyUI is known to have been given the prompt;
     `losses`: how often it has provably lost it. `doubts`: POSTs that were given up unheard
     after the settle time; a slow network may deliver them yet (doubles.py). `attempts`: POSTs since the last loss; `refusals`: those of them that were answered 500 and left nothing behind.
-    `wanted`: what comes home, while it does (none in an ended job). `server`: the temp marker of the ComfyUI process that got it.
+    `wanted`: what comes home, while it does (none in an ended job). `finished`: when it had last run to its end, in seconds since the epoch by ComfyUI's
+    clock, None if that did not say. `server`: the temp marker of the ComfyUI process that got it.
     `rank`: where it stands among those of its priority (see line.py), None: by age. `ttl`: seconds after `created_at` in which it must have begun to
     run, `time_to_run`: seconds that it may run; None: no limit. `because`: why it is being stopped, if it was not the user who asked for it.
     `partner_key`: it came with a key for partner nodes, which is in memory only. `webhook`: it has one.
@@ -174,6 +175,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     moves: int = 0
     doubts: int = 0
     wanted: tuple[Wanted, ...] = ()
+    finished: float | None = None
 
     @property
     def prompt_id(self) -> str:
@@ -325,6 +327,7 @@ class Changes(TypedDict, total=False):
     remote_id: str | None
     moves: int
     wanted: tuple[Wanted, ...]
+    finished: float | None
 
 
 class IllegalMoveError(AssertionError):

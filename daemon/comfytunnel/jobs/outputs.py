@@ -29,6 +29,7 @@ from comfytunnel.jobs.store import Store
 
 T = TypeVar("T")
 Work = Callable[[], None]
+Foreign = Callable[[float | None], Awaitable[bool]]
 
 BATCH = 1024**2
 """Bytes that are written and hashed at a time: a thread costs some 0.1 ms."""
@@ -38,11 +39,12 @@ CHANGED = (412, 416)
 
 
 class Gone(Exception):  # noqa: N818 (an observation)
-    """ComfyUI has no such file (any more)."""
+    """ComfyUI has no such file (any more); `replaced`: it has another job's under that name."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, *, replaced: bool = False) -> None:
         super().__init__(wanted.filename)
         self.wanted = wanted
+        self.replaced = replaced
 
 
 class TooLarge(Exception):  # noqa: N818 (an observation)
@@ -89,9 +91,11 @@ async def fetch(
     max_file_size: int,
     frames: Sequence[Picture] = (),
     progress: Callable[[int], None],
+    foreign: Foreign,
 ) -> list[Output]:
     """Bring home every output of `job.wanted` that is not recorded yet, into `job.folder`, and put down the `frames` behind them. Safe to call
-    again at any point; `fresh` says that it is the first time, so that there is nothing to go on with. Returns all that is recorded.
+    again at any point; `fresh` says that it is the first time, so that there is nothing to go on with. `foreign` is asked of each file, once it was read,
+    whether one that was written then (Download.modified) is another job's. Returns all that is recorded.
 
     Raises Gone, TooLarge, Trouble (our disk), ComfyError (the road or the server) and StateError.
     """
@@ -104,7 +108,7 @@ async def fetch(
         if ord_ in done:
             continue
         try:
-            output = await _fetch_one(job, folder, ord_, wanted, client, max_file_size, fresh=fresh)
+            output = await _fetch_one(job, folder, ord_, wanted, client, max_file_size, foreign, fresh=fresh)
         except Gone as error:
             gone = gone or error  # the others are still worth having
             continue
@@ -122,13 +126,24 @@ async def fetch(
 
 
 async def _fetch_one(
-    job: Job, folder: Path, ord_: int, wanted: Wanted, client: Client, max_file_size: int, *, fresh: bool
+    job: Job,
+    folder: Path,
+    ord_: int,
+    wanted: Wanted,
+    client: Client,
+    max_file_size: int,
+    foreign: Foreign,
+    *,
+    fresh: bool,
 ) -> Output:
     if wanted.text is not None:
         return await _put_down(job, folder, ord_, wanted, wanted.text.encode(errors="replace"))
 
     async def pour(landing: Landing) -> Work:
-        return await _download(landing, folder, wanted, client, max_file_size, fresh=fresh)
+        rest, written = await _download(landing, folder, wanted, client, max_file_size, fresh=fresh)
+        if await foreign(written):
+            raise Gone(wanted, replaced=True)
+        return rest
 
     return await _landed(job, folder, ord_, wanted, pour)
 
@@ -177,7 +192,8 @@ async def _landed(
 
 async def _download(
     landing: Landing, folder: Path, wanted: Wanted, client: Client, max_file_size: int, *, fresh: bool
-) -> Work:
+) -> tuple[Work, float | None]:
+    """What is left to do, and when the file was written, if that was said."""
     view = partial(client.view, wanted.filename, wanted.subfolder, wanted.type)
     try:
         tag = None if fresh else await _disk(landing.resume, folder)
@@ -187,9 +203,8 @@ async def _download(
             try:
                 async with view(start=landing.size, tag=tag) as rest:
                     left = (rest.size or 0) - landing.size
-                    return await _pour(
-                        rest, landing, lambda: landing.need(left), folder, wanted, max_file_size
-                    )
+                    need = partial(landing.need, left)
+                    return await _pour(rest, landing, need, folder, wanted, max_file_size), rest.modified
             except Refused as error:
                 if error.status not in CHANGED:
                     raise
@@ -198,7 +213,7 @@ async def _download(
             if whole.size is not None and whole.size > max_file_size:
                 raise TooLarge(wanted, whole.size)
             begin = partial(landing.open, whole.size, whole.tag)
-            return await _pour(whole, landing, begin, folder, wanted, max_file_size)
+            return await _pour(whole, landing, begin, folder, wanted, max_file_size), whole.modified
     except Refused as error:
         # 404: not there. 400 and 403: a name that /view itself takes for an attack; it will never be served.
         raise Gone(wanted) from error

@@ -13,7 +13,8 @@ from comfytunnel.jobs.verdict import Look, Seen
 def judged(entry: History) -> Look:
     """A prompt that stands in the history."""
     if entry.outcome is Outcome.SUCCESS:
-        return Look(Seen.SUCCEEDED, entry.prompt_id, wanted=outputs.wanted_from(entry))
+        wanted = outputs.wanted_from(entry)
+        return Look(Seen.SUCCEEDED, entry.prompt_id, wanted=wanted, finished=entry.finished)
     if entry.outcome is Outcome.INTERRUPTED:
         return Look(Seen.INTERRUPTED, entry.prompt_id)
     assert entry.failure is not None

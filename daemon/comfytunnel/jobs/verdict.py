@@ -42,12 +42,13 @@ class Process(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """`prompt_id`: under which it was found; `failure` with FAILED, `wanted` with SUCCEEDED."""
+    """`prompt_id`: under which it was found; `failure` with FAILED, `wanted` and `finished` (as in Job) with SUCCEEDED."""
 
     seen: Seen
     prompt_id: str | None = None
     failure: Failure | None = None
     wanted: tuple[Wanted, ...] = ()
+    finished: float | None = None
 
 
 def decide(
@@ -186,6 +187,7 @@ def _ran(job: Job, look: Look, now: datetime, folder: str, max_files: int) -> Ch
         "status": Status.RUNNING,
         "started_at": job.started_at or now,
         "wanted": look.wanted,
+        "finished": look.finished,
         "folder": folder,
     }
     if job.cancel_requested:
