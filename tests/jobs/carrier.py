@@ -1,6 +1,7 @@
 """A process that does nothing but carry jobs, for tests that kill it: `python -m tests.jobs.carrier FOLDER URL JOBS`.
 
-At its first start it accepts JOBS jobs; it prints their ids, and `done` once all have ended.
+It says `ready` and waits for a line (or the end of its input), so that a test need not wait until Python has started. Then it accepts jobs until there are JOBS of them, carries them,
+and says `done` once all have ended.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ async def main(folder: Path, url: str, number: int) -> None:
     running = asyncio.create_task(scheduler.run())
     for n in range(len(await store.since(0)), number):
         await scheduler.submit(NewJob(workflow=picture(n, prefix=f"p{n}", seconds=0.3)))
-    print("accepted", flush=True)
     async for _ in store.revision.changes():
         if running.done():
             running.result()
@@ -39,4 +39,6 @@ async def main(folder: Path, url: str, number: int) -> None:
 
 
 if __name__ == "__main__":
+    print("ready", flush=True)
+    sys.stdin.readline()
     asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

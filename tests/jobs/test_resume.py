@@ -122,6 +122,7 @@ async def test_sigkill_in_the_middle_of_a_download_costs_no_second_download(tmp_
                 "1",
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": "daemon"},
+                stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
             )
             if kill:

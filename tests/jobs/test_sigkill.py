@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 import sys
@@ -18,29 +17,42 @@ from comfytunnel.jobs.model import Status
 from comfytunnel.jobs.store import Store
 
 JOBS = 8
+KILLS = 6
+LIFE = 0.5
+"""Seconds that a process lives at most; the jobs take some 3 s of ComfyUI's."""
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+async def _carrier(folder: Path, url: str) -> asyncio.subprocess.Process:
+    """A process that is ready to carry jobs."""
+    carrier = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.jobs.carrier", str(folder), url, str(JOBS)),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "daemon"},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert carrier.stdout is not None
+    assert await carrier.stdout.readline() == b"ready\n"
+    return carrier
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_sigkill_at_random_moments_costs_no_job_and_runs_none_twice(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     async with ComfyUI(tmp_path / "far") as far:
-        command = [sys.executable, "-m", "tests.jobs.carrier", str(tmp_path), far.url, str(JOBS)]
-        for _ in range(6):
-            carrier = await asyncio.create_subprocess_exec(
-                *command, cwd=ROOT, env={**os.environ, "PYTHONPATH": "daemon"}, stdout=asyncio.subprocess.PIPE
-            )
-            assert carrier.stdout is not None
-            await carrier.stdout.readline()
-            await asyncio.sleep(dice.uniform(0.0, 0.4))  # the moment of the kill: any will do
-            with contextlib.suppress(ProcessLookupError):  # it was done already
-                carrier.kill()
+        carrier = await _carrier(tmp_path, far.url)
+        for _ in range(KILLS):
+            successor = asyncio.create_task(_carrier(tmp_path, far.url))
+            assert carrier.stdin is not None
+            carrier.stdin.write(b"go\n")
+            await asyncio.sleep(dice.uniform(0.0, LIFE))  # the moment of the kill: any will do
+            assert carrier.returncode is None, "it had nothing left to do, or broke"
+            carrier.kill()
             await carrier.communicate()
-        last = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, env={**os.environ, "PYTHONPATH": "daemon"}, stdout=asyncio.subprocess.PIPE
-        )
-        out, _ = await last.communicate()
-        assert (last.returncode, out.split()[-1]) == (0, b"done")
+            carrier = await successor
+        out, _ = await carrier.communicate(b"go\n")
+        assert (carrier.returncode, out.split()[-1]) == (0, b"done")
         assert Counter(far.executions).most_common(1)[0][1] == 1
         store = await Store.open(tmp_path / "jobs.db")
         jobs = await store.since(0)
