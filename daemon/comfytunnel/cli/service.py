@@ -86,7 +86,7 @@ def install(
         service.bring(plan, changed, start=not no_start)
         _tell_plan(wanted, write, stale, commands, as_json)
         return
-    for folder in () if system else plan.writable:
+    for folder in () if system else (*plan.writable, plan.socket.parent):
         _make(folder)
     record.write(write)
     record.remember(each for each in wanted if found[each.path] is Found.SAME)

@@ -49,7 +49,7 @@ def service_of(site: Site, commands: list[str] | None = None, user: str | None =
 
     def note(words: Sequence[str]) -> Done:
         noted.append(shlex.join(words))
-        return plans.Done()
+        return plans.DRY
 
     noted = commands if commands is not None else []
     run = plans.run if commands is None else note

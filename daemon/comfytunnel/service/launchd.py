@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import plistlib
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from comfytunnel.errors import StateError
 from comfytunnel.service import plan as plans
 from comfytunnel.service.files import Wanted, shipped
 from comfytunnel.service.plan import Plan, Run
+
+GONE_PATIENCE = 12.0  # seconds for an agent that was told to end; ExitTimeOut in its plist is 10
+GONE_LOOK = 0.1  # seconds between two looks
 
 
 class Launchd:
@@ -42,18 +46,24 @@ class Launchd:
 
     def bring(self, plan: Plan, changed: Iterable[Path], *, start: bool) -> None:
         """A changed plist is taken up by unloading the old one: launchd reads it once."""
-        loaded = plans.run(("launchctl", "print", f"{self._domain}/{self.name}")).code == 0
+        loaded = self._loaded()
         if loaded and list(changed):
-            self._run(("launchctl", "bootout", f"{self._domain}/{self.name}"))
+            self.drop()
             loaded = False
         self._must("enable", f"{self._domain}/{self.name}")
         if start and not loaded:
             self._must("bootstrap", self._domain, str(self.path))
 
     def drop(self) -> None:
-        self._run(
-            ("launchctl", "bootout", f"{self._domain}/{self.name}")
-        )  # one that is not loaded is gone already
+        """`bootout` may return before the agent has gone, and `bootstrap` would fail as long as it has not. One that is not loaded is
+        gone already."""
+        done = self._run(("launchctl", "bootout", f"{self._domain}/{self.name}"))
+        deadline = time.monotonic() + GONE_PATIENCE
+        while done is not plans.DRY and self._loaded() and time.monotonic() < deadline:
+            time.sleep(GONE_LOOK)
+
+    def _loaded(self) -> bool:
+        return plans.run(("launchctl", "print", f"{self._domain}/{self.name}")).code == 0
 
     def dropped(self) -> None:
         """Nothing is left to be told."""

@@ -51,6 +51,8 @@ class Done:
     out: str = ""
 
 
+DRY = Done()  # nothing was run
+
 Run = Callable[[Sequence[str]], Done]
 """Runs a tool that changes something. A dry run says what it would be instead."""
 
