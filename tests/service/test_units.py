@@ -111,7 +111,7 @@ def test_the_socket_of_the_wheel_is_where_the_commands_look_for_it() -> None:
 
 
 def test_the_units_name_no_machine_and_wait_for_no_network() -> None:
-    for name in ("comfytunnel.service", "comfytunnel.socket", "sandbox.conf"):
+    for name in ("comfytunnel.service", "comfytunnel.socket", "confined.conf"):
         text = shipped(f"systemd/{name}")
         lines = [line for line in text.splitlines() if not line.startswith("#")]
         assert not any("/home" in line or "python" in line or "network" in line for line in lines)
@@ -127,7 +127,7 @@ def test_a_systemd_that_looks_finds_nothing_wrong(tmp_path: Path) -> None:
     odd.touch(mode=0o755)
     its = plan(tmp_path, program=(str(odd),), writable=(tmp_path / "x y",))
     (drop_ins / "10.conf").write_text(systemd.program_conf(its))
-    (drop_ins / "20.conf").write_text(shipped("systemd/sandbox.conf"))
+    (drop_ins / "20.conf").write_text(shipped("systemd/confined.conf"))
     (drop_ins / "30.conf").write_text(systemd.writable_conf(its))
     try:
         done = subprocess.run(

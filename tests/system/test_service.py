@@ -41,8 +41,8 @@ async def test_the_units_are_those_of_the_repository_to_the_byte(unit: Unit) -> 
         assert (unit.folder / f"{unit.name}.{kind}").read_bytes() == (
             ROOT / "systemd" / f"comfytunnel.{kind}"
         ).read_bytes()
-    sandbox = unit.folder / f"{unit.name}.service.d" / "20-sandbox.conf"
-    assert sandbox.read_bytes() == (ROOT / "systemd" / "sandbox.conf").read_bytes()
+    confined = unit.folder / f"{unit.name}.service.d" / "20-confined.conf"
+    assert confined.read_bytes() == (ROOT / "systemd" / "confined.conf").read_bytes()
 
 
 async def test_systemd_has_nothing_to_say_against_the_units(unit: Unit) -> None:
@@ -274,7 +274,7 @@ async def test_an_agent_that_only_the_shell_sees_is_said_with_what_to_do(unit: U
     assert f'agent = "{agent}"' in ran.out
 
 
-async def test_a_sandbox_is_as_tight_as_we_say(unit: Unit) -> None:
+async def test_the_confinement_is_as_tight_as_we_say(unit: Unit) -> None:
     """The score is of what is written; test_hardening.py looks at what takes effect."""
     ran = await run(
         "systemd-analyze", "--user", "security", "--threshold=25", "--no-pager", f"{unit.name}.service"

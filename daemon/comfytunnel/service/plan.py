@@ -35,7 +35,7 @@ class Plan:
 
 
 def writable(config: Config, state_dir: Path) -> tuple[Path, ...]:
-    """The folders that this config lets the daemon write to: links are followed, since a sandbox looks at what they lead to."""
+    """The folders that this config lets the daemon write to: links are followed, since a confinement looks at what they lead to."""
     found = [state_dir, config.jobs.output_dir]
     for tunnel in config.tunnels.values():
         found += [tunnel.known_hosts.parent, tunnel.known_hosts.resolve().parent]

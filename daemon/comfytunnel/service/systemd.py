@@ -31,7 +31,7 @@ class Systemd:
         self.name = name
         self.folder = user_folder()
         self._run = run
-        self._sandbox: bool | None = None
+        self._confined: bool | None = None
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -42,27 +42,27 @@ class Systemd:
             Wanted(self.folder / f"{self.name}.socket", shipped("systemd/comfytunnel.socket")),
             Wanted(service / "10-program.conf", program_conf(plan)),
         ]
-        if self.sandboxed(plan):
+        if self.confined(plan):
             found += [
-                Wanted(service / "20-sandbox.conf", shipped("systemd/sandbox.conf")),
+                Wanted(service / "20-confined.conf", shipped("systemd/confined.conf")),
                 Wanted(service / "30-writable.conf", writable_conf(plan)),
             ]
         if plan.socket != runtime_socket():
             found.append(Wanted(socket / "10-path.conf", socket_conf(plan.socket)))
         return found
 
-    def sandboxed(self, plan: Plan) -> bool:
+    def confined(self, plan: Plan) -> bool:
         """Whether this machine lets a user's unit have a user namespace: tried, with the very program."""
-        if self._sandbox is None:
+        if self._confined is None:
             settings = [
                 word
-                for line in shipped("systemd/sandbox.conf").splitlines()
+                for line in shipped("systemd/confined.conf").splitlines()
                 if re.fullmatch(r"\w+=.*", line)
                 for word in ("-p", line)
             ]
             words = ("systemd-run", self.scope, "--quiet", "--wait", "--collect", *settings)
-            self._sandbox = plans.run((*words, "--", *plan.program, "--version")).code == 0
-        return self._sandbox
+            self._confined = plans.run((*words, "--", *plan.program, "--version")).code == 0
+        return self._confined
 
     # --- the manager --------------------------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ def program_conf(plan: Plan) -> str:
 
 
 def writable_conf(plan: Plan) -> str:
-    """The drop-in beside sandbox.conf: the folders that stay writable. One that is not there is passed over at the start.
+    """The drop-in beside confined.conf: the folders that stay writable. One that is not there is passed over at the start.
     Temporary files go to the state folder, since /tmp is not among them: SQLite and Python ask TMPDIR."""
     lines = [f'ReadWritePaths="-{value_of(str(path))}"' for path in (*plan.writable, plan.socket.parent)]
     return "\n".join(
