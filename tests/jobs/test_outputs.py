@@ -91,6 +91,40 @@ async def test_an_output_that_comfyui_does_not_have_fails_the_job_with_a_reason(
     assert not await bench.files()
 
 
+async def test_an_output_that_comfyui_cannot_serve_fails_the_job_instead_of_being_asked_for_for_ever(
+    bench: Bench,
+) -> None:
+    """As with the real one: the name is a header of the answer, and a line break in it breaks the connection off, each time."""
+    workflow = picture(prefix="two\nlines")
+    workflow["12"] = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "good"}}
+    done = await bench.ends(await bench.submit(workflow))
+    assert done.error is not None
+    assert (done.status, done.error.code, done.executions) == (Status.FAILED, "output_missing", 1)
+    assert "line break" in done.error.message
+    assert [path.name for path in await bench.files()] == ["good_00001_.png"]
+    assert len(bench.far.views) < 20  # aiohttp asks twice each time
+
+
+async def test_while_the_folder_is_in_the_way_a_job_says_since_when_it_waits_and_nothing_more_is_given_out(
+    bench: Bench,
+) -> None:
+    """Each new try to put the files down is the same waiting, not another."""
+    (bench.folder / "pictures").write_text("in the way")
+    jobs = [await bench.submit(picture(color)) for color in range(6)]
+    since = set()
+    async with asyncio.timeout(15):
+        async for _ in bench.scheduler.live.changes():
+            waits = bench.scheduler.waits_for(await bench.job(jobs[0]))
+            if waits is not None and waits.code == "folder_unwritable":
+                since.add(waits.since)
+            elif since:
+                since.add(None)
+            if len(bench.far.views) >= 8:
+                break
+    assert len(since) == 1
+    assert bench.far.prompts_received <= 3  # those that it had before the trouble was seen
+
+
 async def test_a_preview_comes_home_only_when_there_is_nothing_else(bench: Bench) -> None:
     alone = picture()
     alone["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 
 import aiohttp
 
-from comfytunnel.comfy.errors import Ambiguous, Refused
+from comfytunnel.comfy.errors import Ambiguous, Cut, Refused
 from comfytunnel.comfy.shapes import plain
 from comfytunnel.comfy.upload import CONNECT_DEADLINE, Request
 
@@ -45,7 +45,7 @@ class Download:
     async def read(self, size: int) -> bytes:
         """The next bytes, about `size` of them, none at the end; the end may come early, so compare with what was announced.
 
-        Raises Ambiguous when the download is cut, which may cost what aiohttp had read ahead (up to `size` bytes).
+        Raises Cut when the download is cut, which may cost what aiohttp had read ahead (up to `size` bytes).
         """
         parts: list[bytes] = []
         got = 0
@@ -55,7 +55,7 @@ class Download:
                 got += len(part)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if not parts:  # else the next call raises: aiohttp goes on raising what broke a stream
-                raise Ambiguous(
+                raise Cut(
                     f"the download was cut ({plain(str(error), 200) or type(error).__name__})"
                 ) from error
         return b"".join(parts)

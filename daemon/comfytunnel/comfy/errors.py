@@ -3,6 +3,7 @@
     ComfyError          message and hint, fit to be shown
     ├── Unreachable     no connection: nothing was sent
     ├── Ambiguous       sent, or perhaps sent, and no usable answer (closed, silent, 5xx): the request may have taken effect
+    │   └── Cut         an answer that had begun and ended too soon
     ├── Refused         a definite no from ComfyUI (4xx): nothing has happened; `status` and the parsed `body`
     └── NotComfyUI      something answers that is not ComfyUI (a login page, a redirect, garbage): nothing has happened
 
@@ -34,6 +35,10 @@ class Ambiguous(ComfyError):  # noqa: N818
         super().__init__(message, hint=hint)
         self.status = status
         self.silent = silent
+
+
+class Cut(Ambiguous):
+    """Of a download some came; the rest may come another time."""
 
 
 class Refused(ComfyError):  # noqa: N818

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from comfytunnel.comfy.client import Client
 from comfytunnel.comfy.download import Download
-from comfytunnel.comfy.errors import Ambiguous, ComfyError, Refused
+from comfytunnel.comfy.errors import Ambiguous, ComfyError, Cut, Refused
 from comfytunnel.comfy.shapes import History
 from comfytunnel.jobs import manifest, names
 from comfytunnel.jobs.disk import on_thread
@@ -39,12 +39,13 @@ CHANGED = (412, 416)
 
 
 class Gone(Exception):  # noqa: N818 (an observation)
-    """ComfyUI has no such file (any more); `replaced`: it has another job's under that name."""
+    """ComfyUI has no such file (any more); `replaced`: it has another job's under that name; `unserved`: it has it, and cannot send it."""
 
-    def __init__(self, wanted: Wanted, *, replaced: bool = False) -> None:
+    def __init__(self, wanted: Wanted, *, replaced: bool = False, unserved: bool = False) -> None:
         super().__init__(wanted.filename)
         self.wanted = wanted
         self.replaced = replaced
+        self.unserved = unserved
 
 
 class TooLarge(Exception):  # noqa: N818 (an observation)
@@ -92,10 +93,13 @@ async def fetch(
     frames: Sequence[Picture] = (),
     progress: Callable[[int], None],
     foreign: Foreign,
+    moving: Callable[[], None],
+    unserved: Callable[[int], Awaitable[bool]],
 ) -> list[Output]:
     """Bring home every output of `job.wanted` that is not recorded yet, into `job.folder`, and put down the `frames` behind them. Safe to call
     again at any point; `fresh` says that it is the first time, so that there is nothing to go on with. `foreign` is asked of each file, once it was read,
-    whether one that was written then (Download.modified) is another job's. Returns all that is recorded.
+    whether one that was written then (Download.modified) is another job's; `unserved`, when a download got no answer, whether to do without that output.
+    `progress` is told how many are here, `moving` when something has reached the disk. Returns all that is recorded.
 
     Raises Gone, TooLarge, Trouble (our disk), ComfyError (the road or the server) and StateError.
     """
@@ -108,12 +112,20 @@ async def fetch(
         if ord_ in done:
             continue
         try:
-            output = await _fetch_one(job, folder, ord_, wanted, client, max_file_size, foreign, fresh=fresh)
+            output = await _fetch_one(
+                job, folder, ord_, wanted, client, max_file_size, foreign, moving, fresh=fresh
+            )
         except Gone as error:
             gone = gone or error  # the others are still worth having
             continue
+        except Ambiguous as error:
+            if isinstance(error, Cut) or not await unserved(ord_):
+                raise
+            gone = gone or Gone(wanted, unserved=True)
+            continue
         await store.add_output(output)
         done[ord_] = output
+        moving()
     for ord_, frame in enumerate(frames, len(job.wanted)):
         if ord_ not in done:
             name = f"websocket_{frame.node_id}_{ord_ - len(job.wanted) + 1:05}_.png"
@@ -133,6 +145,7 @@ async def _fetch_one(
     client: Client,
     max_file_size: int,
     foreign: Foreign,
+    moving: Callable[[], None],
     *,
     fresh: bool,
 ) -> Output:
@@ -140,7 +153,7 @@ async def _fetch_one(
         return await _put_down(job, folder, ord_, wanted, wanted.text.encode(errors="replace"))
 
     async def pour(landing: Landing) -> Work:
-        rest, written = await _download(landing, folder, wanted, client, max_file_size, fresh=fresh)
+        rest, written = await _download(landing, folder, wanted, client, max_file_size, moving, fresh=fresh)
         if await foreign(written):
             raise Gone(wanted, replaced=True)
         return rest
@@ -191,7 +204,14 @@ async def _landed(
 
 
 async def _download(
-    landing: Landing, folder: Path, wanted: Wanted, client: Client, max_file_size: int, *, fresh: bool
+    landing: Landing,
+    folder: Path,
+    wanted: Wanted,
+    client: Client,
+    max_file_size: int,
+    moving: Callable[[], None],
+    *,
+    fresh: bool,
 ) -> tuple[Work, float | None]:
     """What is left to do, and when the file was written, if that was said."""
     view = partial(client.view, wanted.filename, wanted.subfolder, wanted.type)
@@ -204,7 +224,9 @@ async def _download(
                 async with view(start=landing.size, tag=tag) as rest:
                     left = (rest.size or 0) - landing.size
                     need = partial(landing.need, left)
-                    return await _pour(rest, landing, need, folder, wanted, max_file_size), rest.modified
+                    return await _pour(
+                        rest, landing, need, folder, wanted, max_file_size, moving
+                    ), rest.modified
             except Refused as error:
                 if error.status not in CHANGED:
                     raise
@@ -213,14 +235,20 @@ async def _download(
             if whole.size is not None and whole.size > max_file_size:
                 raise TooLarge(wanted, whole.size)
             begin = partial(landing.open, whole.size, whole.tag)
-            return await _pour(whole, landing, begin, folder, wanted, max_file_size), whole.modified
+            return await _pour(whole, landing, begin, folder, wanted, max_file_size, moving), whole.modified
     except Refused as error:
         # 404: not there. 400 and 403: a name that /view itself takes for an attack; it will never be served.
         raise Gone(wanted) from error
 
 
 async def _pour(
-    download: Download, landing: Landing, begin: Work, folder: Path, wanted: Wanted, max_file_size: int
+    download: Download,
+    landing: Landing,
+    begin: Work,
+    folder: Path,
+    wanted: Wanted,
+    max_file_size: int,
+    moving: Callable[[], None],
 ) -> Work:
     """`begin`, then write what comes; while one batch is written and hashed the next is read. Returns what is left to do: the batch that
     completes the file, which is all of a small one."""
@@ -236,8 +264,9 @@ async def _pour(
             if size != download.size:
                 await _disk(left, folder)
                 left = _each()
+                moving()
         if download.size is not None and size != download.size:
-            raise Ambiguous(f"the download ended after {size} of {download.size} bytes")
+            raise Cut(f"the download ended after {size} of {download.size} bytes")
     finally:
         reading.cancel()
         await asyncio.wait([reading])
