@@ -280,6 +280,8 @@ async def test_jobs_are_listed_shown_and_canceled(api: Api, cli: Cli) -> None:
     assert "the link is connecting" in lines[0]
     ran = await cli("jobs", "list", "--limit", "1")
     assert (len(ran.out.splitlines()), "there are more" in ran.err) == (1, True)
+    shown = ran.err.split("comfytunnel ", 1)[1].split()  # the command that it names is one
+    assert len((await cli(*shown)).out.splitlines()) == 2
     assert "canceled" in (await cli("jobs", "cancel", first)).out
     assert [
         job["id"]

@@ -76,7 +76,7 @@ def jobs_list(
     if as_json:
         return
     if cursor is not None:
-        exits.say(f"there are more: --limit {limit * 5}")
+        exits.say(f"there are more: comfytunnel jobs list --limit {limit * 5}")
 
 
 def _tell_by_tunnel(tunnels: dict[str, wire.Tunnel], found: list[wire.Job], *, as_json: bool) -> None:
