@@ -142,7 +142,7 @@ class Walk:
             number * 7 + 1,
             prefix=label if self.own_names else "pic",
             seconds=seconds,
-            steps=5000 if kind == "endless" else 3,
+            steps=1000 if kind == "endless" else 3,
         )
         if kind == "two":
             workflow["1"]["inputs"]["batch_size"] = 2
