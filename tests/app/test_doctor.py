@@ -445,7 +445,12 @@ def _no_state_folder(world: World) -> str:
 async def test_a_folder_that_takes_no_files(world: World, spoil: Callable[[World], str]) -> None:
     await world.start()
     nodes = world.base / "state" / "nodes"  # what is read of a ComfyUI that begins to serve
-    await becomes(lambda: nodes.is_dir() and any(nodes.iterdir()), "the nodes are known")
+
+    def known() -> bool:
+        suffixes = {each.suffix for each in nodes.iterdir()} if nodes.is_dir() else set()
+        return bool(suffixes) and ".part" not in suffixes
+
+    await becomes(known, "the nodes are known")
     before = sorted(world.base.rglob("*"))
     assert (await examined(world)).broken is None
     assert sorted(world.base.rglob("*")) == before, "what was tried is removed"

@@ -13,6 +13,7 @@ from comfytunnel.feed import Feed
 from comfytunnel.jobs.model import Waits
 from comfytunnel.jobs.scheduler import Gate, Place
 from tests.jobs.bench import Bench
+from tests.tunnel.conftest import becomes
 
 AWAY = Waits("connection_lost", "The connection was lost.")
 
@@ -45,13 +46,18 @@ class Pair(Bench):
 
 @asynccontextmanager
 async def pair(folder: Path, **settings: Any) -> AsyncIterator[Pair]:
-    """Both serve and the scheduler runs."""
+    """Both serve, the scheduler runs, and both could be given a job."""
     made = Pair(folder)
     await made.far.start()
     await made.other_far.start()
     await made.start(**settings)
     made.link_up()
     try:
+        stations = made.scheduler._stations
+        await becomes(
+            lambda: len(stations) == 2 and all(each.offer() is not None for each in stations.values()),
+            "both offer",
+        )
         yield made
     finally:
         await made.stop()
