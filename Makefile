@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
-# Most tests wait for something most of the time: two at once take half the time even on two cores.
-WORKERS ?= 2
+# Most tests wait for something most of the time, and some compute: three at once keep two cores busy.
+WORKERS ?= 3
 WHEELED = $(VENV)-wheel
 
 .PHONY: demo test test-system test-machine system-ready test-install check bench bench-service share soak clean
@@ -23,7 +23,7 @@ test: $(VENV)/.installed-dev
 # what it needs is prepared by `make system-ready`, since there may be no network where the manager is.
 test-system: system-ready
 	PYTHONDONTWRITEBYTECODE=1 COMFYTUNNEL_TEST_INSTALLED=$(abspath $(WHEELED))/bin/comfytunnel \
-	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -p no:cacheprovider $(PYTEST_ARGS) tests/system
+	  $(BIN)/python -m pytest -n 2 --dist worksteal -p no:cacheprovider $(PYTEST_ARGS) tests/system
 
 # What only root sees of it, on a machine that is thrown away afterwards.
 test-machine: system-ready

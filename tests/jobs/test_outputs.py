@@ -105,6 +105,13 @@ async def test_an_output_that_comfyui_cannot_serve_fails_the_job_instead_of_bein
     assert len(bench.far.views) < 20  # aiohttp asks twice each time
 
 
+async def test_an_output_of_an_ordinary_name_is_worth_more_patience(bench: Bench) -> None:
+    """Ten failures in a row are a ComfyUI in trouble that may pass, not a file that never comes."""
+    bench.far.faults.reject_view_500 = 10
+    done = await bench.ends(await bench.submit(picture()))
+    assert (done.status, done.executions, bench.far.faults.reject_view_500) == (Status.SUCCEEDED, 1, 0)
+
+
 async def test_while_the_folder_is_in_the_way_a_job_says_since_when_it_waits_and_nothing_more_is_given_out(
     bench: Bench,
 ) -> None:

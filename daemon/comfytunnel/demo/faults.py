@@ -76,6 +76,8 @@ class Faults:
     """Put these in place of each file that a node names (say EVIL_NAMES); /view then serves bytes for any name."""
     missing_output: bool = False
     """/view answers 404 for everything in output/, as after somebody has cleaned up."""
+    reject_view_500: int = 0
+    """Answer the next /view with 500, as with a disk that hangs."""
     truncate_view: int = 0
     """The next /view announces the whole length, sends half of it and closes."""
     stall_view: int = 0

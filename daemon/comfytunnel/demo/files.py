@@ -44,6 +44,8 @@ class Files:
         query = request.query
         if request.method == "GET":
             self._viewed(request.headers.get("Range", ""))
+            if self._faults.take("reject_view_500"):
+                return web.Response(status=500)
         if "filename" not in query:
             return web.Response(status=404)
         if self._faults.evil_filename:

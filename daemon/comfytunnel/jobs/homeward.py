@@ -26,9 +26,11 @@ from comfytunnel.jobs.verdict import Process, ended, lost
 LATE = 2.0
 """Seconds after the end of its job in which a file may still have been written: Last-Modified is rounded up to a whole one, and a file system may
 be slow. A ComfyUI needs longer than that to begin anew."""
-UNSERVED = 6
-"""Times in a row that ComfyUI gives no answer about one output, and answers all else, until it is taken for one that never comes (some 8 s): a
-control character in a name (a prefix of two lines) breaks the answer off each time (measured, 0.33)."""
+UNSERVED_ODD = 6
+"""Times in a row that ComfyUI gives no answer about one output with a control character in its name, and answers all else, until it is taken for
+one that never comes (some 8 s): a prefix of two lines breaks the answer off each time (measured, 0.33)."""
+UNSERVED = 60
+"""The same of any other name (some 5 min): there the trouble may pass, and the picture is worth it."""
 
 
 class Homeward(Patience):
@@ -129,7 +131,8 @@ class Homeward(Patience):
             self._unserved.clear()
             return False
         self._unserved[ord_] += 1
-        return self._unserved[ord_] >= UNSERVED
+        odd = not self.job.wanted[ord_].filename.isprintable()
+        return self._unserved[ord_] >= (UNSERVED_ODD if odd else UNSERVED)
 
     def _fetched(self, done: int, total: int) -> None:
         if self.meter is not None:
@@ -161,7 +164,7 @@ def _missing(gone: outputs.Gone) -> Failure:
     elif gone.unserved:
         text = (
             f"{named} gives no answer when it is asked for it, though it answers all else. A filename_prefix with a line break or another "
-            "control character does this: mend it, and submit it again."
+            "control character does this: mend it, and submit it again. Else look into ComfyUI's log."
         )
     else:
         text = (
