@@ -10,6 +10,9 @@ import pytest
 from tests.walks.conftest import SEED
 from tests.walks.walking import walk
 
+# What a broken program (test_mutants.py) has left open may be collected here.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
 WALKS = 2000
 LATE_WALKS = 400
 CHUNK = 40
