@@ -10,7 +10,7 @@ import structlog
 
 logger = structlog.get_logger(__name__)
 
-CANCEL_AGAIN = 1.5  # seconds; whatever ends in good order needs less, open calls at a door 1.2 s of them
+CANCEL_AGAIN = 5.0  # seconds; an end in good order takes at most 2.2 (open calls 1.2, then a link 1.0), and a second cancellation would break it off
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
