@@ -3,7 +3,7 @@
 `/v1` shapes are ours; `/api/v2` shapes (Job, Output, Progress, JobError, Asset, ErrorEnvelope) follow the Comfy API v2 to the
 letter, and what that contract has no place for sits under the extra key `comfytunnel`. Times are aware datetimes in UTC,
 RFC 3339 on the wire. Sizes are bytes. Decoding is lenient towards unknown keys, so that an older client reads a newer
-daemon. Those of jobs and files stand in wirejobs.py. Nothing here does I/O.
+daemon. Those of jobs and files stand in wirejobs.py, of workflows in wireworkflows.py. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Annotated, Any
 
 import msgspec
 
+from comfytunnel.wirecause import Cause as Cause
 from comfytunnel.wirejobs import NEVER as NEVER
 from comfytunnel.wirejobs import TERMINAL as TERMINAL
 from comfytunnel.wirejobs import Asset as Asset
 from comfytunnel.wirejobs import AssetExtra as AssetExtra
 from comfytunnel.wirejobs import FromHash as FromHash
+from comfytunnel.wirejobs import Generated as Generated
 from comfytunnel.wirejobs import Job as Job
 from comfytunnel.wirejobs import JobCounts as JobCounts
 from comfytunnel.wirejobs import JobError as JobError
@@ -40,17 +42,17 @@ from comfytunnel.wirejobs import WaitsFor as WaitsFor
 from comfytunnel.wirejobs import Webhook as Webhook
 from comfytunnel.wirejobs import WebhookMessage as WebhookMessage
 from comfytunnel.wirejobs import WebhookRequest as WebhookRequest
+from comfytunnel.wireworkflows import ConvertedWorkflow as ConvertedWorkflow
+from comfytunnel.wireworkflows import ConvertRequest as ConvertRequest
+from comfytunnel.wireworkflows import GenerateRequest as GenerateRequest
+from comfytunnel.wireworkflows import Parameter as Parameter
+from comfytunnel.wireworkflows import Target as Target
+from comfytunnel.wireworkflows import Workflow as Workflow
+from comfytunnel.wireworkflows import WorkflowInfo as WorkflowInfo
+from comfytunnel.wireworkflows import WorkflowList as WorkflowList
 
 SERVER = "comfytunnel/"
 """What the header `Server` of every answer begins with; the daemon's version follows."""
-
-
-class Cause(msgspec.Struct, frozen=True):
-    """Why something is not as the user wants it: a stable code, a sentence, the next step ("" where there is none)."""
-
-    code: str
-    message: str
-    hint: str = ""
 
 
 class Next(msgspec.Struct, frozen=True):

@@ -141,11 +141,19 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     next_at: datetime | None = None
 
 
+class Generated(msgspec.Struct, frozen=True):
+    """What POST /api/generate made a job from. `workflow`: the name, null for a graph that was sent; `params`: what was asked for, by parameter,
+    with the seeds that were drawn and the ids of the assets that its images became."""
+
+    workflow: str | None
+    params: dict[str, Any] = {}
+
+
 class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
     """`executions`: how often ComfyUI is known to have been given the prompt, `losses`: how often it has provably lost it, `doubts`: submissions that
     were given up unheard and may come late, `moves`: how often the job was
     moved away from one that may have run it. `folder`: where the outputs are. `ttl`, `time_to_run`:
-    seconds from the submission in which it must begin to run, and that it may run; null: no limit. `warnings`: what may be wrong with the workflow."""
+    seconds from the submission in which it must begin to run, and that it may run; null: no limit. `warnings`: what may be wrong with the workflow. `generated` null: the job was submitted as a workflow."""
 
     revision: int
     tunnel: str | None = None
@@ -164,6 +172,7 @@ class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None = None
     webhook: Webhook | None = None
     warnings: list[str] = []
+    generated: Generated | None = None
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

@@ -214,6 +214,7 @@ def draw(its: Context, job: Job, outputs: list[Output], base: str, hook: Hook | 
             note=job.note,
             webhook=webhooks.show(job.ended, hook),
             warnings=list(job.warnings),
+            generated=wire.Generated(job.generated.workflow, job.generated.params) if job.generated else None,
         ),
     )
 

@@ -121,6 +121,13 @@ class Wanted(msgspec.Struct, frozen=True):
     cached: bool = False
 
 
+class Generated(msgspec.Struct, frozen=True):
+    """What a job was made from: the name of a workflow, None for a graph that was sent, and what was asked for, by parameter."""
+
+    workflow: str | None
+    params: dict[str, Any] = {}
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One accepted workflow. All times are aware and UTC.
 
@@ -168,6 +175,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None = None
     retry_of: str | None = None
     warnings: tuple[str, ...] = ()
+    generated: Generated | None = None
     folder: str | None = None
     server: str | None = None
     given_as: str | None = None
@@ -275,6 +283,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     webhook: Webhook | None = None
     validate: bool = True
     warnings: tuple[str, ...] = ()
+    generated: Generated | None = None
     retry_of: str | None = None
 
 

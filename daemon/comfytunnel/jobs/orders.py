@@ -103,6 +103,7 @@ class Orders(Moving):
                 fail_fast=job.fail_fast,
                 webhook=hook.webhook if hook is not None else None,
                 validate=False,  # it was accepted before, and ComfyUI may have changed
+                generated=job.generated,
                 retry_of=job.id,
             )
         )

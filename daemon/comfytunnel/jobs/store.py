@@ -64,6 +64,7 @@ class Store(Strays, HookStore):
                 nodes_total=len(new.workflow),
                 retry_of=new.retry_of,
                 warnings=new.warnings,
+                generated=new.generated,
             )
             self._db.execute(
                 "INSERT INTO jobs (seq, id, revision, status, stage, body) VALUES (?, ?, ?, ?, ?, ?)",
