@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from comfytunnel import wire
+from comfytunnel.cli.pace import Watched, speed_text
 from comfytunnel.cli.progress import LineView
-from comfytunnel.jobs.model import Failure, LiveProgress, Stage, Status
-from tests.api.conftest import WORKFLOW, Api, serving
+from comfytunnel.jobs.model import Failure, LiveProgress, Stage, Status, Waits
+from tests.api.conftest import STARTED, WORKFLOW, Api, serving
 from tests.cli.conftest import Cli, on_terminal
 
 
@@ -201,11 +202,96 @@ async def test_a_terminal_sees_a_bar_with_node_and_step(
         shown = await terminal.until(
             "K[bold] 3/10"
         )  # neither an escape nor rich's own markup: a node may be called anything
-        assert "50%, node 1/2" in shown
+        assert "node 1/2" in shown
+        assert "50%" in shown
         assert "owned" not in shown
         await api.scheduler.cancel(job_id)
         await terminal.until("the job was canceled")
         assert await process.wait() == 1
+
+
+async def test_several_jobs_are_followed_at_once_and_each_tells_its_end(
+    api: Api, cli: Cli, tmp_path: Path
+) -> None:
+    """On a terminal: a row each and one for all, with the reason and its hint; the files as soon as a job has ended."""
+    (tmp_path / "pic.png").write_bytes(b"picture")
+    api.scheduler.waits = Waits("disk_full", "the disk is full", "Make\x9b2J room.", STARTED)
+    ids = [await api.submit(comfytunnel={"label": f"n\x1b[31m{number}"}) for number in range(10)]
+    async with on_terminal(cli, "jobs", "wait", *ids, whole=True) as (terminal, process):
+        shown = await terminal.until("and 2 more")
+        assert "0 of 10 jobs" in shown
+        assert f"{ids[0][:8]} n0" in shown
+        assert "queued: the disk is full" in shown
+        assert shown.count("Make room.") <= shown.count("and 2 more")
+        assert "\x9b2J" not in shown
+        await api.scheduler.start(ids[3])
+        api.scheduler.now[ids[3]] = LiveProgress(0.5, 1, 2, "1", "K", message="Upscale \x1b]0;x\x07it 3/10")
+        api.scheduler.poke()
+        assert "]0;x" not in await terminal.until("50%  Upscale it 3/10")
+        await api.scheduler.output(ids[3], tmp_path / "pic.png")
+        await api.scheduler.succeed(ids[3])
+        await terminal.until(f"{tmp_path}/pic.png")
+        await terminal.until("1 of 10 jobs")
+        for job_id in ids[:3] + ids[4:]:
+            await api.scheduler.cancel(job_id)
+        await terminal.until("was canceled")
+        assert await process.wait() == 1
+
+
+async def test_several_jobs_as_lines_and_as_json(api: Api, cli: Cli, tmp_path: Path) -> None:
+    ids = [await api.submit(comfytunnel={"label": "same"}) for _ in range(2)]
+    for job_id in ids:
+        await api.scheduler.cancel(job_id)
+    ran = await cli("jobs", "wait", ids[0][:8], ids[1], ids[0])
+    assert ran.code == 1
+    for job_id in ids:
+        assert f"{job_id[:8]} same: canceled" in ran.err
+    lines = [json.loads(line) for line in (await cli("jobs", "wait", *ids, "--json")).out.splitlines()]
+    assert [line["job"] for line in lines if line["event"] == "submitted"] == ids
+    assert {
+        line["job"]: line["data"]["status"] for line in lines if line["event"] == "result"
+    } == dict.fromkeys(ids, "canceled")
+
+
+def test_lines_are_few_and_say_how_fast_it_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line a second at most, none without news; the speed is that of the node which runs."""
+    now = 0.0
+    with LineView([waiting_job()], clock=lambda: now) as shown:
+        for step in range(41):
+            now = step / 4
+            shown.show("j", wire.Progress(step / 40, 0, 2, "1", "K", step, 40, f"Sampler {step}/40"))
+            shown.show("j", wire.Progress(step / 40, 0, 2, "1", "K", step, 40, f"Sampler {step}/40"))
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "0%, node 0/2, Sampler 0/40"
+    assert said[-1] == "100%, node 0/2, Sampler 40/40, 4.0 steps/s"
+    assert len(said) == 11
+
+
+def test_the_pace_begins_anew_with_each_node() -> None:
+    watched = Watched(waiting_job())
+    for at, step in ((0.0, 0), (1.0, 8)):
+        watched.feed(wire.Progress(0.1, 0, 2, "1", "K", step, 16), at)
+    assert (watched.rate(), watched.left(1.5)) == (8.0, 0.5)
+    watched.feed(wire.Progress(0.5, 1, 2, "2", "V", 1, 4), 2.0)
+    assert (watched.rate(), watched.left(2.0)) == (None, None)
+    watched.feed(wire.Progress(0.5, 1, 2, "2", "V", 2, 4), 4.5)
+    assert speed_text(watched.rate() or 0) == "2.5 s/step"
+
+
+def waiting_job() -> wire.Job:
+    return wire.Job(
+        id="j",
+        status="queued",
+        created_at=STARTED,
+        started_at=None,
+        completed_at=None,
+        expires_at=wire.NEVER,
+        queue_position=0,
+        progress=None,
+        outputs=[],
+        error=None,
+        urls=wire.JobUrls("", "", ""),
+    )
 
 
 async def test_a_restart_of_the_daemon_does_not_end_the_view(
@@ -232,7 +318,7 @@ async def test_run_says_once_that_the_daemon_is_away(short: Path, tmp_path: Path
         said = ""
         while "away" not in said:
             said = (await process.stderr.readline()).decode()
-        assert said == "the daemon is away, waiting for it (the job is on disk)\n"
+        assert said == "the daemon is away, waiting for it (the jobs are on disk)\n"
         process.send_signal(signal.SIGINT)
         _, rest = await process.communicate()
     assert b"away" not in rest
@@ -252,7 +338,7 @@ EVIL = wire.Progress(0.1, 0, 1, "1\x1b]0;x\x07", "K\x9b2J[bold]")
 
 def test_a_line_obeys_nothing_of_the_far_side(capsys: pytest.CaptureFixture[str]) -> None:
     with LineView() as shown:
-        shown.show(EVIL)
+        shown.show("x", EVIL)
     assert capsys.readouterr().err == "10%, node 0/1, K[bold]\n"
 
 

@@ -23,6 +23,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[
     str, typer.Argument(metavar="ID", help="The job's id, or how it begins.", autocompletion=job_ids)
 ]
+JobIds = Annotated[
+    list[str],
+    typer.Argument(metavar="ID...", help="The jobs' ids, or how they begin.", autocompletion=job_ids),
+]
 Folder = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="DIR", help="Copy the files here; nothing is overwritten."),
@@ -114,22 +118,21 @@ def jobs_show(job_id: JobId, as_json: AsJson = False) -> None:
     exits.tell(render.json_text(job, indent=2) if as_json else render.job_text(job, now()))
 
 
-@app.command("wait", epilog="Example: comfytunnel jobs wait 6af9aef3-12ac-41f6-bd7a-d70e954ea31f -o .")
-def jobs_wait(job_id: JobId, output: Folder = None, timeout: Timeout = None, as_json: AsJson = False) -> None:
-    """Follow a job to its end and print the paths of its files."""
-    from comfytunnel.cli.run import wait_for
+@app.command("wait", epilog="Example: comfytunnel jobs wait 6af9aef3 -o .")
+def jobs_wait(
+    job_ids: JobIds, output: Folder = None, timeout: Timeout = None, as_json: AsJson = False
+) -> None:
+    """Follow jobs to their ends and print the paths of their files."""
+    from comfytunnel.cli.watching import watch
 
     client = connect()
-    chosen = whole_id(client, job_id)
-    raise typer.Exit(wait_for(client, chosen, folder=output, as_json=as_json, timeout=timeout))
+    chosen = [client.job(job_id) for job_id in dict.fromkeys(whole_id(client, given) for given in job_ids)]
+    raise typer.Exit(watch(client, chosen, folder=output, as_json=as_json, timeout=timeout))
 
 
 @app.command("cancel", epilog="Example: comfytunnel jobs cancel 6af9aef3-12ac-41f6-bd7a-d70e954ea31f")
 def jobs_cancel(
-    job_ids: Annotated[
-        list[str],
-        typer.Argument(metavar="ID...", help="The jobs' ids, or how they begin.", autocompletion=job_ids),
-    ],
+    job_ids: JobIds,
     as_json: AsJson = False,
 ) -> None:
     """Cancel jobs. One that runs stops between two of its steps."""
@@ -141,10 +144,7 @@ def jobs_cancel(
 
 @app.command("retry", epilog="Example: comfytunnel jobs retry 6af9aef3-12ac-41f6-bd7a-d70e954ea31f")
 def jobs_retry(
-    job_ids: Annotated[
-        list[str],
-        typer.Argument(metavar="ID...", help="The jobs' ids, or how they begin.", autocompletion=job_ids),
-    ],
+    job_ids: JobIds,
     as_json: AsJson = False,
 ) -> None:
     """Submit ended jobs once more and print the new ids."""

@@ -255,9 +255,17 @@ def queued_text(position: int | None, waits: wire.WaitsFor | None) -> str:
 
 def progress_text(progress: wire.Progress) -> str:
     progress = safe(progress)
-    node = f", {progress.current_node_class or progress.current_node}" if progress.current_node else ""
+    node = node_text(progress)
+    return f"{progress.value:.0%}, node {progress.nodes_done}/{progress.nodes_total}{f', {node}' if node else ''}"
+
+
+def node_text(progress: wire.Progress) -> str:
+    """Return what is being done now: the node by its title, else its class, with its step; "" when nothing is."""
+    progress = safe(progress)
+    if progress.message:
+        return progress.message  # the daemon's own words: title and step, or which output is being fetched
     step = f" {progress.step}/{progress.steps}" if progress.step is not None and progress.steps else ""
-    return f"{progress.value:.0%}, node {progress.nodes_done}/{progress.nodes_total}{node}{step}"
+    return f"{progress.current_node_class or progress.current_node or ''}{step}"
 
 
 def event_text(event: wire.Status | wire.TunnelEvent | wire.Job | wire.Outage) -> str:
