@@ -95,6 +95,14 @@ class Terminal:
             )
         return self.shown
 
+    async def rest(self) -> str:
+        """All that is shown until the command ends: one that writes much waits for its reader."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):  # the last process has closed it
+            while data := await loop.run_in_executor(None, os.read, self._screen, 4096):
+                self.shown += data.decode(errors="replace")
+        return self.shown
+
     def type(self, keys: str) -> None:
         os.write(self._screen, keys.encode())
 

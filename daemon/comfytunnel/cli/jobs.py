@@ -122,7 +122,7 @@ def jobs_show(job_id: JobId, as_json: AsJson = False) -> None:
 def jobs_wait(
     job_ids: JobIds, output: Folder = None, timeout: Timeout = None, as_json: AsJson = False
 ) -> None:
-    """Follow jobs to their ends and print the paths of their files."""
+    """Follow jobs to their ends and print their files' paths."""
     from comfytunnel.cli.watching import watch
 
     client = connect()
