@@ -18,6 +18,7 @@ from aiohttp import web
 
 from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, refusal, sign
 from comfytunnel.api.context import CONTEXT, TCP, Context
+from comfytunnel.api.page import Page
 from comfytunnel.api.server import ROUTES, STOP_GRACE
 from comfytunnel.errors import Error, RefusedError, UsageError
 from comfytunnel.feed import Feed
@@ -70,6 +71,7 @@ class TcpApi:
         self.token = token
         self.open: set[_Connection] = set()
         self.guard = guard
+        self._open_to_all: set[Handler] = set()
         # Streams over TCP end when this listener does, not only with the daemon.
         self._context = dataclasses.replace(its, closing=Feed(False))
         app = web.Application(
@@ -80,6 +82,9 @@ class TcpApi:
         for method, path, handler in ROUTES:
             if path.startswith("/api/v2/") or (method, path) in V1:
                 app.router.add_route(method, path, handler)
+        for path, handler in Page().routes():
+            app.router.add_get(path, handler)
+            self._open_to_all.add(handler)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_GRACE)
 
     async def __aenter__(self) -> Self:
@@ -110,7 +115,8 @@ class TcpApi:
     @web.middleware
     async def _with_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if self.token and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
+        wanted = self.token and request.match_info.handler not in self._open_to_all
+        if wanted and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
             raise RefusedError(
                 "This port wants the token of the config.",
                 hint="Send the header `Authorization: Bearer TOKEN`; TOKEN is `[web] token` in the config.",

@@ -1,0 +1,4 @@
+/* The form of the chosen workflow. (In the making.) */
+
+export function begin() {}
+export function use() { return false; }

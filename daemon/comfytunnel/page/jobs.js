@@ -1,0 +1,71 @@
+/* What can be said of one job, wherever it is shown, and what can be done with it. Knows the model and the API, no place on the screen. */
+
+import { get, post } from "./api.js";
+import { ended, model, putJobs } from "./model.js";
+import { trouble } from "./says.js";
+
+const SHOWABLE = new Set(["image/png", "image/jpeg", "image/webp", "image/gif", "image/avif"]);
+const MOVING = new Set(["video/mp4", "video/webm"]);
+const SOUNDING = new Set(["audio/mpeg", "audio/flac", "audio/ogg", "audio/wav", "audio/x-wav", "audio/mp4"]);
+
+/** image, video, audio, or file: what may be shown. Anything that could run (html, svg, js) is a file, offered as a download only. */
+export function kindOf({ content_type: type }) {
+  return SHOWABLE.has(type) ? "image" : MOVING.has(type) ? "video" : SOUNDING.has(type) ? "audio" : "file";
+}
+
+const infoOf = job => model.workflows?.find(info => info.name === job.comfytunnel.generated?.workflow);
+
+/** The settings behind a job as [{name, label, kind, value}], the way they were asked for; [] for one that came another way. */
+export function settings(job) {
+  const params = job.comfytunnel.generated?.params ?? {};
+  const known = infoOf(job)?.parameters ?? [];
+  const order = name => { const at = known.findIndex(parameter => parameter.name === name); return at < 0 ? known.length : at; };
+  return Object.entries(params)
+    .sort(([one], [other]) => order(one) - order(other))
+    .map(([name, value]) => {
+      const parameter = known.find(each => each.name === name);
+      const kind = parameter?.kind ?? (/seed/i.test(name) ? "seed" : typeof value === "string" ? "text" : "number");
+      return { name, kind, label: parameter?.label ?? name, value };
+    });
+}
+
+export const workflowTitle = job => infoOf(job)?.title ?? job.comfytunnel.generated?.workflow ?? "";
+export const seedOf = job => settings(job).find(({ kind }) => kind === "seed")?.value;
+
+/** What a person would call it: its label, its prompt, its workflow. */
+export function titleOf(job) {
+  const prompt = settings(job).find(({ kind, value }) => kind === "text" && value);
+  return job.comfytunnel.label || String(prompt?.value ?? "") || workflowTitle(job) || `Job ${job.id.slice(0, 8)}`;
+}
+
+/** Every tile as {key, job, output}; output null for a job that has none. */
+export function tiles() {
+  return ended().flatMap(job => job.outputs.length
+    ? job.outputs.map(output => ({ key: output.id, job, output }))
+    : job.status === "canceled" ? [] : [{ key: job.id, job, output: null }]);
+}
+
+/** Run `deed`, take in the Job that it answers, say what went wrong. */
+async function act(deed) {
+  try {
+    const job = await deed();
+    putJobs([job]);
+    return job;
+  } catch (error) {
+    trouble(error);
+    return null;
+  }
+}
+
+export const cancel = job => act(() => post(`/api/v2/jobs/${job.id}/cancel`));
+export const retry = job => act(() => post(`/v1/jobs/${job.id}/retry`));
+export const move = (job, where) => act(() => post(`/v1/jobs/${job.id}/move`, where));
+export const generate = asked => act(() => post("/api/generate", asked, { "Idempotency-Key": crypto.randomUUID() }));
+export const graphOf = async job => (await get(`/api/v2/jobs/${job.id}/workflow`)).workflow;
+
+/** The same once more, with every seed drawn anew. */
+export async function again(job) {
+  const { label, generated, tunnel } = job.comfytunnel;
+  const comfytunnel = { ...(label ? { label } : {}), ...(tunnel in (model.status?.tunnels ?? {}) && Object.keys(model.status.tunnels).length > 1 ? { tunnel } : {}) };
+  return act(async () => post("/api/generate", { workflow: await graphOf(job), comfytunnel }, { "Idempotency-Key": crypto.randomUUID() }));
+}

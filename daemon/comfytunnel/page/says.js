@@ -1,0 +1,23 @@
+/* Short messages at the foot of the page, read out too; they go by themselves, those about trouble later. */
+
+import { el } from "./el.js";
+
+const root = document.getElementById("says");
+const CALM = 4000; // ms
+const LONG = 12_000;
+const MOST = 3;
+
+export function tell(text, { bad = false, hint = "", action = null } = {}) {
+  const close = () => said.remove();
+  const said = el(bad ? "div.said.bad" : "div.said", {},
+    el("p", {}, text, hint && el("span.hint", {}, ` ${hint}`)),
+    action && el("button.plain.small", { type: "button", onclick: () => { close(); action.run(); } }, action.name));
+  root.append(said);
+  while (root.children.length > MOST) root.firstElementChild.remove();
+  if (!action?.stays) setTimeout(close, bad ? LONG : CALM);
+}
+
+export function trouble(error) {
+  const errors = Object.values(error.details?.node_errors ?? {}).flat().map(each => each?.message).filter(text => typeof text === "string");
+  tell(errors[0] ? `${error.message} ${errors[0]}` : error.message, { bad: true, hint: error.hint ?? "" });
+}

@@ -1,0 +1,124 @@
+/* One result, large: what it is, what is behind it, and what can be done with it. Arrow keys go to the next, Escape closes. */
+
+import { content } from "./api.js";
+import { el, fill, icon, iconButton, set } from "./el.js";
+import { use } from "./form.js";
+import { again, graphOf, kindOf, retry, seedOf, settings, tiles, titleOf, workflowTitle } from "./jobs.js";
+import { on } from "./model.js";
+import { tell, trouble } from "./says.js";
+import { exactly, size, some, span } from "./words.js";
+
+const root = document.getElementById("viewer");
+const stage = el("div.stage");
+const about = el("div.about");
+const [before, after] = [iconButton("left", "Newer", () => step(-1)), iconButton("right", "Older", () => step(1))];
+let shown = null; // the key of a tile
+
+export function begin() {
+  const close = iconButton("close", "Close", () => root.close());
+  fill(root, stage, about, el("div.ways", {}, before, after, close));
+  root.addEventListener("close", () => { shown = null; fill(stage); });
+  root.addEventListener("click", event => { if (event.target === root || event.target === stage) root.close(); });
+  root.addEventListener("keydown", event => {
+    if (event.target.matches("pre, video, audio")) return;
+    if (event.key === "ArrowLeft") step(-1);
+    if (event.key === "ArrowRight") step(1);
+  });
+  on(["jobs"], () => shown && ways());
+}
+
+export function open(key) {
+  const tile = tiles().find(each => each.key === key);
+  if (!tile) return;
+  shown = key;
+  draw(tile);
+  if (!root.open) root.showModal();
+}
+
+function step(way) {
+  const all = tiles();
+  const at = all.findIndex(tile => tile.key === shown) + way;
+  if (all[at]) open(all[at].key);
+}
+
+function ways() {
+  const all = tiles();
+  const at = all.findIndex(tile => tile.key === shown);
+  set(before, { "aria-disabled": String(at <= 0) });
+  set(after, { "aria-disabled": String(at === all.length - 1) });
+}
+
+function draw({ job, output }) {
+  const title = titleOf(job);
+  set(root, { "aria-label": title });
+  fill(stage, output ? figure(output, title) : el("p.failure", {}, icon("alert"), job.error?.message ?? "It ended without a file."));
+  const took = job.metrics.execution_ms;
+  const named = workflowTitle(job);
+  fill(about,
+    el("h2", {}, title),
+    el("p.quiet", {}, [exactly(job.completed_at ?? job.created_at), typeof took === "number" && `took ${span(took / 1000)}`].filter(Boolean).join(" · ")),
+    el("div.deeds", {}, deeds(job, output)),
+    job.comfytunnel.note && el("p.note", {}, job.comfytunnel.note),
+    job.comfytunnel.warnings.map(text => el("p.note", {}, text)),
+    el("dl", {},
+      settings(job).filter(({ value }) => value !== null && value !== "").map(({ label, kind, value }) => [el("dt", {}, label), el("dd", { className: kind }, kind === "boolean" ? (value ? "yes" : "no") : String(value))]),
+      named && [el("dt", {}, "Workflow"), el("dd", {}, named)],
+      job.comfytunnel.label && [el("dt", {}, "Label"), el("dd", {}, job.comfytunnel.label)],
+      job.comfytunnel.tunnel && [el("dt", {}, "Tunnel"), el("dd", {}, job.comfytunnel.tunnel)],
+      output && [el("dt", {}, "File"), el("dd", {}, `${output.name}, ${size(output.size_bytes)}`, job.outputs.length > 1 && `, one of ${some(job.outputs.length, "file")}`)],
+      [el("dt", {}, "Job"), el("dd.id", {}, job.id)]),
+    job.error?.traceback && el("details", {}, el("summary", {}, `Traceback${job.error.node_id ? ` of node ${job.error.node_id}` : ""}`), el("pre", { tabIndex: 0 }, job.error.traceback)),
+    graph(job));
+  ways();
+  about.scrollTop = 0;
+
+}
+
+function figure(output, title) {
+  const kind = kindOf(output);
+  const made = kind === "image" ? el("img", { alt: title })
+    : kind === "file" ? el("p.failure", {}, icon("file"), output.name)
+    : el(kind, { controls: true, preload: "metadata" });
+  if (kind !== "file") content(output.id).then(url => { made.src = url; }, trouble);
+  return made;
+}
+
+function deeds(job, output) {
+  const verbs = [];
+  if (output) {
+    const link = el("a.plain", { download: output.name }, icon("save"), "Download");
+    content(output.id).then(url => { link.href = url; }, () => link.remove());
+    verbs.push(link);
+  }
+  if (!output) verbs.push(deed("again", "Try again", () => retry(job), "It was submitted again."));
+  else verbs.push(deed("die", "Again with another seed", () => again(job), "Another one is on its way."));
+  if (job.comfytunnel.generated) verbs.push(el("button.plain", { type: "button", onclick: () => { if (use(job)) root.close(); } }, icon("sliders"), "Use these settings"));
+  const seed = seedOf(job);
+  if (seed !== undefined && seed !== null) verbs.push(el("button.plain", { type: "button", onclick: () => navigator.clipboard.writeText(String(seed)).then(() => tell("The seed was copied."), trouble) }, "Copy seed"));
+  return verbs;
+}
+
+function deed(drawing, name, what, said) {
+  const button = el("button.plain", { type: "button" }, icon(drawing), name);
+  button.onclick = async () => {
+    button.disabled = true;
+    if (await what()) tell(said);
+    button.disabled = false;
+  };
+  return button;
+}
+
+/** The graph behind it, read when somebody wants to see it. */
+function graph(job) {
+  const text = el("pre", { tabIndex: 0 });
+  const details = el("details", {}, el("summary", {}, "Workflow as it was submitted"), text);
+  details.addEventListener("toggle", async () => {
+    if (!details.open || text.textContent) return;
+    try {
+      text.textContent = JSON.stringify(await graphOf(job), (_, value) => (typeof value === "bigint" ? String(value) : value), 2);
+    } catch (error) {
+      text.textContent = error.message;
+    }
+  });
+  return details;
+}
