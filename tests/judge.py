@@ -45,6 +45,9 @@ OURS: dict[tuple[str, str], Any] = {
     ("POST", "/v1/jobs/{id}/retry"): wire.Job,
     ("POST", "/v1/jobs/{id}/priority"): wire.Job,
     ("POST", "/v1/jobs/{id}/move"): wire.Job,
+    ("GET", "/v1/workflows"): wire.WorkflowList,
+    ("GET", "/v1/workflows/{name}"): wire.Workflow,
+    ("POST", "/api/generate"): wire.Job,
     ("GET", "/api/v2/jobs"): wire.JobList,
 }
 GUARD = {"bad_request", "host_refused", "origin_refused", "site_refused", "other_user"}

@@ -32,8 +32,10 @@ from comfytunnel.jobs.outbox import Outbox
 from comfytunnel.jobs.place import Keep
 from comfytunnel.jobs.scheduler import JobsSettings, Scheduler
 from comfytunnel.jobs.store import Store
+from comfytunnel.named import Folder
 from comfytunnel.notify import Notifier
 from comfytunnel.opening import open_store
+from comfytunnel.paths import workflows_dir
 from comfytunnel.roster import Roster
 from comfytunnel.supervised import beat, say_status
 from comfytunnel.tunnel.listeners import Listeners
@@ -146,6 +148,7 @@ class _Daemon:
             assets=self._assets,
             scheduler=self._scheduler,
             outages=self._history,
+            workflows=Folder(workflows_dir(self._path)),
             reload=self.reload,
             doctor=self.doctor,
             config=str(self._path),

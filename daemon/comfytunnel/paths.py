@@ -35,6 +35,11 @@ def config_path(environ: Mapping[str, str] = os.environ) -> Path:
     return (base / APP if base else Path(platformdirs.user_config_dir(APP))) / "config.toml"
 
 
+def workflows_dir(config: Path) -> Path:
+    """Return the folder of the workflows that have a name: beside the config file."""
+    return config.parent / "workflows"
+
+
 def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Return $COMFYTUNNEL_STATE_DIR, else the user's state folder: the job store, the outputs' index, local secrets."""
     given = environ.get("COMFYTUNNEL_STATE_DIR")

@@ -33,9 +33,9 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     targets: list[Target]
     default: Any = None
-    min: float | None = None
-    max: float | None = None
-    step: float | None = None
+    min: int | float | None = None
+    max: int | float | None = None
+    step: int | float | None = None
     choices: list[Any] | None = None
     multiline: bool = False
     hidden: bool = False

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,13 +41,33 @@ from comfytunnel.jobs.model import (
 from comfytunnel.jobs.place import JobsSettings
 from comfytunnel.jobs.scheduler import Scheduler
 from comfytunnel.jobs.store import Store
+from comfytunnel.named import Folder
 from comfytunnel.workflow.graph import parse_api_graph
+from comfytunnel.workflow.nodeinfo import NodeInfo
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 WORKFLOW = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
 }
+SAMPLED = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+    "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat", "clip": ["5", 1]}},
+    "3": {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["5", 1]}},
+    "4": {
+        "class_type": "KSampler",
+        "inputs": {
+            "seed": 1,
+            "steps": 20,
+            "positive": ["2", 0],
+            "negative": ["3", 0],
+            "latent_image": ["1", 0],
+        },
+    },
+    "5": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a.safetensors"}},
+    "6": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "x"}},
+}
+"""One in which there is something to set."""
 
 
 def a_tunnel(**changes: Any) -> wire.Tunnel:
@@ -188,6 +208,7 @@ class HandScheduler:
         self.settings = JobsSettings(output_dir=Path("/pictures"))
         self.now: dict[str, LiveProgress] = {}
         self.pictures: dict[str, Preview] = {}
+        self.nodes: dict[str, NodeInfo] = {}
         self.waits: Waits | None = Waits("link_down", "the link is connecting", "", STARTED)
 
     async def submit(self, new: NewJob, *, claim: str | None = None, partner_key: str | None = None) -> Job:
@@ -195,6 +216,9 @@ class HandScheduler:
         if partner_key is not None:
             raise UsageError("No partner keys here.", hint="Leave it out.")
         return await self.store.add(new, now=datetime.now(UTC), claim=claim)
+
+    async def classes(self, names: Collection[str], tunnel: str | None = None) -> dict[str, NodeInfo]:
+        return {name: self.nodes[name] for name in names if name in self.nodes}
 
     async def cancel(self, job_id: str) -> Job:
         job = await self.store.get(job_id)
@@ -207,7 +231,8 @@ class HandScheduler:
         self.queue.set(Queue(mode, datetime.now(UTC)))
         return self.queue.value
 
-    async def retry(self, job_id: str, inputs: tuple[Input, ...]) -> Job:
+    async def retry(self, job_id: str, inputs: tuple[Input, ...], *, hooked: bool = True) -> Job:
+        self.hooked = hooked
         workflow = await self.store.workflow(job_id) or {}
         return await self.submit(NewJob(workflow=workflow, inputs=inputs, retry_of=job_id))
 
@@ -338,6 +363,7 @@ async def serving(folder: Path) -> AsyncIterator[Api]:
         assets=assets,
         scheduler=cast(Scheduler, scheduler),
         outages=outages,
+        workflows=Folder(folder / "workflows"),
         reload=reload,
         doctor=tunnels.doctor,
         config=str(folder / "config.toml"),

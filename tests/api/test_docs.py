@@ -7,12 +7,13 @@ import re
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from comfytunnel import errors
 from comfytunnel.api.answers import STATUS
 from comfytunnel.api.server import ROUTES
-from tests.api.conftest import Api
+from tests.api.conftest import SAMPLED, Api
 
 TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 SECTIONS = re.findall(r"^### (GET|POST|HEAD|DELETE) (\S+)\n\n    (curl .*)$", TEXT, re.MULTILINE)
@@ -68,6 +69,9 @@ async def test_each_curl_line_does_what_it_says(
     await api.scheduler.start(job_id)
     output = await api.scheduler.output(job_id, tmp_path / "a.png")
     (tmp_path / "photo.png").write_bytes(b"uploaded")
+    named = api.context.workflows.path
+    named.mkdir()
+    (named / "portrait.json").write_bytes(msgspec.json.encode(SAMPLED))
     uploaded = await api.upload(b"another", "another.png")
     assert path.split("{")[0] in line
     assert ("-X POST" in line or " -d " in line) is (method == "POST")

@@ -34,6 +34,12 @@ SERVED = {
     ("POST", "/v1/queue/pause"),
     ("POST", "/v1/queue/resume"),
     ("POST", "/v1/queue/drain"),
+    ("GET", "/v1/workflows"),
+    ("GET", "/v1/workflows/{name}"),
+    ("POST", "/v1/jobs/{id}/move"),
+    ("POST", "/v1/jobs/{id}/priority"),
+    ("POST", "/v1/jobs/{id}/retry"),
+    ("POST", "/api/generate"),
 }
 
 

@@ -37,6 +37,7 @@ STATUS = {
     "host_key_revoked": 403,
     "not_found": 404,
     "tunnel_not_found": 404,
+    "workflow_not_found": 404,
     "blob_not_found": 404,
     "method_not_allowed": 405,
     "host_key_mismatch": 409,

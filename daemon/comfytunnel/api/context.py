@@ -19,6 +19,7 @@ from comfytunnel.feed import Feed
 from comfytunnel.jobs.assets import Assets
 from comfytunnel.jobs.scheduler import Scheduler
 from comfytunnel.jobs.store import Store
+from comfytunnel.named import Folder
 
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
 
@@ -69,7 +70,7 @@ class Context:
     """`config`: the path of the config file. `reload` reads it again and says what changed; it raises ConfigError and changes nothing.
 
     `web`: where the API is served over TCP. `doctor` examines one tunnel, or all of them; it raises NotFoundError as `Tunnels` does, and takes up to a minute.
-    `closing` turns true when the daemon stops: every stream ends at once.
+    `closing` turns true when the daemon stops: every stream ends at once. `streams`, `waiting`: requests that are held open, so that they can be counted.
     """
 
     tunnels: Tunnels
@@ -77,6 +78,7 @@ class Context:
     assets: Assets
     scheduler: Scheduler
     outages: Outages
+    workflows: Folder
     reload: Callable[[], Awaitable[dict[str, Any]]]
     doctor: Callable[[str | None], Awaitable[wire.Doctor]]
     config: str
@@ -84,6 +86,7 @@ class Context:
     web: Callable[[], wire.Web | None] = lambda: None
     closing: Feed[bool] = field(default_factory=lambda: Feed(False))
     streams: set[object] = field(default_factory=set)
+    waiting: set[object] = field(default_factory=set)
 
 
 CONTEXT = web.AppKey("context", Context)

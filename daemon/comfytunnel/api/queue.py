@@ -10,9 +10,9 @@ from aiohttp import web
 
 from comfytunnel import wire
 from comfytunnel.api.answers import answer, read_json
-from comfytunnel.api.context import Context, context, origin
+from comfytunnel.api.context import Context, context, origin, over_tcp
 from comfytunnel.api.jobs import view
-from comfytunnel.errors import UsageError
+from comfytunnel.errors import RefusedError, UsageError
 from comfytunnel.jobs.model import Job, Mode
 
 
@@ -45,10 +45,10 @@ async def state(its: Context) -> wire.Queue:
 
 
 async def retry(request: web.Request) -> web.Response:
-    """201 with the new job."""
+    """201 with the new job. Over TCP nobody is told of its end: who may have the daemon call somebody asks on the socket."""
     its, job_id = context(request), _id(request)
     async with its.assets.again(await its.store.inputs(job_id)) as inputs:
-        job = await its.scheduler.retry(job_id, inputs)
+        job = await its.scheduler.retry(job_id, inputs, hooked=not over_tcp(request))
     return await _job(request, job, 201)
 
 
@@ -67,6 +67,11 @@ async def move(request: web.Request) -> web.Response:
         )
     scheduler = context(request).scheduler
     if asked.tunnel is not msgspec.UNSET:
+        if over_tcp(request):
+            raise RefusedError(
+                "To which tunnel a job goes is decided on the control socket only.",
+                hint=f"Run: comfytunnel jobs move {_id(request)} --tunnel NAME",
+            )
         return await _job(request, await scheduler.move_to(_id(request), asked.tunnel))
     if asked.to == "front":
         return await _job(request, await scheduler.place_first(_id(request)))

@@ -12,7 +12,18 @@ from typing import Self
 
 from aiohttp import web
 
-from comfytunnel.api import assets, doctor, jobs, metrics, outages, queue, stream, tunnels
+from comfytunnel.api import (
+    assets,
+    doctor,
+    generate,
+    jobs,
+    metrics,
+    outages,
+    queue,
+    stream,
+    tunnels,
+    workflows,
+)
 from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, owner_only, sign
 from comfytunnel.api.context import CONTEXT, Context
 
@@ -38,6 +49,9 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("POST", "/v1/jobs/{id}/retry", queue.retry),
     ("POST", "/v1/jobs/{id}/priority", queue.prioritise),
     ("POST", "/v1/jobs/{id}/move", queue.move),
+    ("GET", "/v1/workflows", workflows.listing),
+    ("GET", "/v1/workflows/{name}", workflows.show),
+    ("POST", "/api/generate", generate.generate),
     ("GET", "/api/v2/jobs", jobs.listing),
     ("POST", "/api/v2/jobs", jobs.submit),
     ("GET", "/api/v2/jobs/{id}", jobs.show),

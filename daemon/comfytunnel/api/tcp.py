@@ -23,7 +23,7 @@ from comfytunnel.api.server import ROUTES, STOP_GRACE
 from comfytunnel.errors import Error, RefusedError, UsageError
 from comfytunnel.feed import Feed
 
-V1 = frozenset(
+OURS = frozenset(
     {
         ("GET", "/v1/status"),
         ("GET", "/v1/events"),
@@ -31,9 +31,15 @@ V1 = frozenset(
         ("POST", "/v1/queue/pause"),
         ("POST", "/v1/queue/resume"),
         ("POST", "/v1/queue/drain"),
+        ("GET", "/v1/workflows"),
+        ("GET", "/v1/workflows/{name}"),
+        ("POST", "/v1/jobs/{id}/move"),
+        ("POST", "/v1/jobs/{id}/priority"),
+        ("POST", "/v1/jobs/{id}/retry"),
+        ("POST", "/api/generate"),
     }
 )
-"""What of /v1 may be reached; never trust, reload, up or down."""
+"""What may be reached besides all of /api/v2 (docs/decisions/0010); never trust, reload, up or down."""
 
 CALLERS_MOST = 1024  # open connections
 IDLE = 75.0  # seconds after which a connection that asks nothing is closed
@@ -80,7 +86,7 @@ class TcpApi:
         app[CONTEXT], app[TCP] = self._context, True
         app.on_response_prepare.extend([sign, _harden])
         for method, path, handler in ROUTES:
-            if path.startswith("/api/v2/") or (method, path) in V1:
+            if path.startswith("/api/v2/") or (method, path) in OURS:
                 app.router.add_route(method, path, handler)
         for path, handler in Page().routes():
             app.router.add_get(path, handler)

@@ -148,6 +148,23 @@ class Catalog:
 
         return await on_thread(read)
 
+    async def nodes(self, names: Collection[str]) -> dict[str, NodeInfo]:
+        """What was told of these classes; one of which nothing is known is absent."""
+        path = self.path
+
+        def read() -> dict[str, NodeInfo]:
+            try:
+                with Shelf(path) as file:
+                    kept = self._opened(file)
+                    found = {name: _node(kept, file, name) for name in names}
+            except (OSError, ValueError):
+                return {}
+            return {name: info for name, info in found.items() if info is not None}
+
+        found = await on_thread(read)
+        self._forget_later()
+        return found
+
     async def judge(
         self, workflow: Mapping[str, Any], ours: Collection[tuple[str, str]]
     ) -> tuple[Verdict, Told, bool] | None:
@@ -206,10 +223,13 @@ class Catalog:
                 return None
 
         found = await on_thread(work)
+        self._forget_later()
+        return found
+
+    def _forget_later(self) -> None:
         if self._forgetting is not None:
             self._forgetting.cancel()
         self._forgetting = asyncio.get_running_loop().call_later(FORGET, self.close)
-        return found
 
     def _opened(self, file: Shelf) -> _Read:
         read = self._read

@@ -7,7 +7,7 @@ cannot be known is accepted, and validated on arrival.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from comfytunnel.jobs.model import NewJob
 from comfytunnel.jobs.place import Place
 from comfytunnel.jobs.shelf import Told
 from comfytunnel.workflow.graph import check_links
+from comfytunnel.workflow.nodeinfo import NodeInfo, both
 from comfytunnel.workflow.validate import Problem, Verdict
 
 MAX_WARNINGS = 20
@@ -53,6 +54,14 @@ class Judges:
     def close(self) -> None:
         for name in list(self._catalogs):
             self.forget(name)
+
+    async def nodes(self, names: Collection[str], places: Iterable[Place]) -> dict[str, NodeInfo]:
+        """What the ComfyUIs of these places told of classes; of a choice, what any of them has."""
+        found: dict[str, NodeInfo] = {}
+        for place in places:
+            for name, info in (await self.of(place).nodes(names)).items():
+                found[name] = both(found[name], info) if name in found else info
+        return found
 
     async def warnings(self, new: NewJob, places: Iterable[Place]) -> tuple[str, ...]:
         """What the submitter should know of a workflow that is accepted. Raises WorkflowError if no place would take it."""

@@ -74,8 +74,8 @@ class Orders(Moving):
             run.wake.set()
         return after
 
-    async def retry(self, job_id: str, inputs: tuple[Input, ...] = ()) -> Job:
-        """A new job like an ended one, which it names in `retry_of`, with the same `inputs`. Raises NotFoundError, RefusedError (`job_not_ended`), UsageError
+    async def retry(self, job_id: str, inputs: tuple[Input, ...] = (), *, hooked: bool = True) -> Job:
+        """A new job like an ended one, which it names in `retry_of`, with the same `inputs`; `hooked`: and its webhook. Raises NotFoundError, RefusedError (`job_not_ended`), UsageError
         (its key for partner nodes was not kept), and what `submit` raises."""
         job = await self._known(job_id)
         if not job.ended:
@@ -101,7 +101,7 @@ class Orders(Moving):
                 ttl=job.ttl,
                 time_to_run=job.time_to_run,
                 fail_fast=job.fail_fast,
-                webhook=hook.webhook if hook is not None else None,
+                webhook=hook.webhook if hook is not None and hooked else None,
                 validate=False,  # it was accepted before, and ComfyUI may have changed
                 generated=job.generated,
                 retry_of=job.id,

@@ -7,7 +7,7 @@ ask of jobs that are here is done by orders.py. Nothing here speaks HTTP or SQL.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -29,6 +29,7 @@ from comfytunnel.jobs.retention import keep_house
 from comfytunnel.jobs.station import Station
 from comfytunnel.jobs.store import Store
 from comfytunnel.workflow.graph import parse_api_graph
+from comfytunnel.workflow.nodeinfo import NodeInfo
 
 __all__ = ["Gate", "JobsSettings", "Place", "Scheduler"]
 
@@ -117,6 +118,10 @@ class Scheduler(Orders, Reasons):
             self._partner_keys.clear()  # no permission any more, for those that wait either
         for station in self._stations.values():
             station.apply(settings)
+
+    async def classes(self, names: Collection[str], tunnel: str | None = None) -> dict[str, NodeInfo]:
+        """What is known of node classes, where a job for `tunnel` (None: any) may run; one of which nothing is known is absent."""
+        return await self.judges.nodes(names, self._eligible(tunnel))
 
     async def submit(self, new: NewJob, *, claim: str | None = None, partner_key: str | None = None) -> Job:
         """Accept a job; on disk when this returns. `claim`: an Idempotency-Key, `partner_key`: for partner nodes; it stays in memory.

@@ -9,7 +9,7 @@ that neither is so, which is known of ComfyUI's own classes only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -39,7 +39,8 @@ OWN_JUDGES = frozenset(
 @dataclass(frozen=True, slots=True)
 class InputInfo:
     """One input. `kind`: its type ("INT", "IMAGE,MASK", "*"), None for what is only compared whole; `choices`: what a value must be one of;
-    `low`, `high`: limits of a number. `dynamic`: it stands for others; nothing is known of it."""
+    `low`, `high`, `step`: of a number. `multiline`: a text of several lines. `picture`: it takes the name of an uploaded picture. `dynamic`: it stands
+    for others; nothing is known of it."""
 
     required: bool
     kind: str | None
@@ -48,17 +49,22 @@ class InputInfo:
     high: float | None = None
     multiselect: bool = False
     dynamic: bool = False
+    step: float | None = None
+    multiline: bool = False
+    picture: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """One class. `outputs`: the type of each, None for one that is no text; None: unknown. `sure`: see the module's docstring."""
+    """One class. `outputs`: the type of each, None for one that is no text; None: unknown. `sure`: see the module's docstring. `title`: what people
+    see it under ("" if that is not told)."""
 
     inputs: Mapping[str, InputInfo] = field(default_factory=dict)
     outputs: tuple[str | None, ...] | None = None
     output_node: bool = False
     sure: bool = False
     opaque: bool = False
+    title: str = ""
 
 
 OPAQUE = NodeInfo(opaque=True)
@@ -71,6 +77,7 @@ class _Entry(msgspec.Struct):
     output: Any = None
     output_node: Any = False
     python_module: Any = None
+    display_name: Any = None
 
 
 _decode = msgspec.json.Decoder(_Entry).decode
@@ -100,7 +107,24 @@ def read_node(class_type: str, raw: bytes) -> NodeInfo:
         outputs=_outputs(entry.output),
         output_node=entry.output_node is True,
         sure=own and not takes_files and class_type not in OWN_JUDGES,
+        title=entry.display_name[:200] if isinstance(entry.display_name, str) else "",
     )
+
+
+def both(one: NodeInfo, other: NodeInfo) -> NodeInfo:
+    """The one class, with the choices that it has in either of two ComfyUIs: which models lie there differs."""
+    inputs = dict(one.inputs)
+    for name, info in other.inputs.items():
+        mine = inputs.get(name)
+        if (
+            mine is not None
+            and mine.choices is not None
+            and info.choices is not None
+            and mine.choices != info.choices
+        ):
+            more = [choice for choice in info.choices if choice not in mine.choices]
+            inputs[name] = replace(mine, choices=[*mine.choices, *more])
+    return replace(one, inputs=inputs)
 
 
 def _options(spec: Any) -> dict[str, Any]:
@@ -123,6 +147,9 @@ def _input(spec: Any, *, required: bool) -> InputInfo:
         low=_number(options.get("min")),
         high=_number(options.get("max")),
         multiselect=bool(options.get("multiselect")),
+        step=_number(options.get("step")),
+        multiline=options.get("multiline") is True,
+        picture=options.get("image_upload") is True,
     )
 
 
