@@ -17,8 +17,10 @@ import httpx
 import msgspec
 from aiohttp import web
 
-from comfytunnel import client, unixhttp, wire
+from comfytunnel import wire
 from comfytunnel.api import answers, assets, server, stream, tcp
+from comfytunnel.client import carrier
+from comfytunnel.client import connection as sockets
 from comfytunnel.protocol import EventParser
 from tests.api import contract
 
@@ -193,10 +195,10 @@ async def _prepare(self: Any, request: web.BaseRequest) -> Any:
 file_prepare = assets._File.prepare
 
 
-class _Answer(unixhttp.Answer):
+class _Answer(sockets.Answer):
     """An answer to our client, which a daemon in another process may have given."""
 
-    def __init__(self, connection: unixhttp.UnixConnection, response: Any) -> None:
+    def __init__(self, connection: sockets.Connection, response: Any) -> None:
         super().__init__(connection, response)
         assert isinstance(connection, _Connection)
         self._method, self._path = connection.asked
@@ -221,7 +223,7 @@ class _Answer(unixhttp.Answer):
         return data
 
 
-class _Connection(unixhttp.UnixConnection):
+class _Connection(sockets.Connection):
     asked = ("", "")
 
     def putrequest(self, method: str, url: str, *rest: Any, **more: Any) -> None:
@@ -257,8 +259,8 @@ def at_work() -> Iterator[None]:
         mock.patch.object(tcp, "errors_to_json", _as_it_answers),
         mock.patch.object(stream.Stream, "send", _sends),
         mock.patch.object(assets._File, "prepare", _prepare),
-        mock.patch.object(client, "Answer", _Answer),
-        mock.patch.object(client, "UnixConnection", _Connection),
+        mock.patch.object(carrier, "Answer", _Answer),
+        mock.patch.object(carrier, "Connection", _Connection),
         mock.patch.object(httpx.Client, "send", _send),
         mock.patch.object(httpx.AsyncClient, "send", _send_async),
     ):

@@ -36,9 +36,7 @@ ROOMS = {
     "tunnel": NOUNS - {"jobs.model"},
     "watch": NOUNS,
     "comfy": NOUNS,
-    "client": NOUNS | {"unixhttp", "uploads"},
-    "unixhttp": NOUNS,
-    "uploads": NOUNS,
+    "client": NOUNS,
     **dict.fromkeys(NOUNS, NOUNS),
 }
 LATE = {

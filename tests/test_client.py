@@ -19,9 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfytunnel import client as client_module
 from comfytunnel import wire
-from comfytunnel.client import Client
+from comfytunnel.client import Client, carrier
 from comfytunnel.errors import (
     ConfigError,
     Error,
@@ -122,7 +121,7 @@ async def test_every_call_speaks_to_the_daemon(api: Api) -> None:
     assert (await off(c.reload))["added"] == []
     job = await off(lambda: c.submit(WORKFLOW, label="l", priority=2))
     assert (await off(lambda: c.job(job.id))).comfytunnel == job.comfytunnel
-    assert [found.id for found in (await off(lambda: c.jobs(status="queued", limit=5))).jobs] == [job.id]
+    assert [found.id for found in (await off(lambda: c.jobs_page(status="queued", limit=5))).jobs] == [job.id]
     assert (await off(lambda: c.cancel(job.id))).status == "canceled"
 
 
@@ -293,7 +292,7 @@ def test_a_socket_that_never_answers_is_not_running(mute: Path) -> None:
 
 
 async def test_a_stream_that_falls_silent_is_not_running(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "SILENCE", 0.2)
+    monkeypatch.setattr(carrier, "SILENCE", 0.2)
     with pytest.raises(NotRunningError, match="does not answer"):
         await off(lambda: list(Client(api.path).events()))
 

@@ -9,6 +9,10 @@
     ├── StateError              our own files cannot be read or written: full disk, broken database
     ├── NotRunningError         no daemon answers on the control socket
     ├── TimedOutError           the caller's own deadline has passed
+    ├── JobEndedError           the Python client: a job that was waited for has ended, and not well; `job` is that job
+    │   ├── JobFailedError
+    │   ├── JobCanceledError
+    │   └── JobExpiredError
     └── RemoteError             the daemon answered with an error that this side has no class for
 
 No HTTP status and no exit code appears here: api/ and cli/ each hold one table for that.
@@ -17,7 +21,10 @@ No HTTP status and no exit code appears here: api/ and cli/ each hold one table 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from comfytunnel import wire
 
 
 class Error(Exception):
@@ -96,3 +103,25 @@ class TimedOutError(Error):
 
 class RemoteError(Error):
     code = "remote_error"
+
+
+class JobEndedError(Error):
+    """`job`: the job as it ended, with `error` and the outputs that it has made; of the class that the client gives (Job, AsyncJob)."""
+
+    code = "job_ended"
+
+    def __init__(self, message: str, *, job: wire.Job, hint: str = "", code: str | None = None) -> None:
+        super().__init__(message, hint=hint, code=code, details={"job_id": job.id})
+        self.job = job
+
+
+class JobFailedError(JobEndedError):
+    code = "job_failed"
+
+
+class JobCanceledError(JobEndedError):
+    code = "job_canceled"
+
+
+class JobExpiredError(JobEndedError):
+    code = "job_expired"

@@ -1,15 +1,15 @@
 """The client's half of the control API without any I/O: builds requests, reads answers, parses event streams.
 
-client.py carries the bytes over the socket; another shell (async, a test) can carry the same ones. Nothing here waits, opens or
-knows the time.
+The shells in client/ carry the bytes, one with http.client and one with httpx; which calls there are stands in client/calls.py. Nothing here
+waits, opens or knows the time.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import msgspec
 
@@ -28,6 +28,7 @@ from comfytunnel.errors import (
 )
 
 T = TypeVar("T")
+S = TypeVar("S")
 JobEvent = wire.StatusEvent | wire.Progress | wire.PreviewEvent | wire.Output
 DaemonEvent = wire.Status | wire.TunnelEvent | wire.Job | wire.Outage
 Goal = Literal["up", "serving"]
@@ -66,18 +67,26 @@ _BY_STATUS: dict[int, type[Error]] = {
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request, and the type that its answer is read as."""
+    """One request, and the type that its answer is read as: `bytes` as it is, anything else from JSON. `patience`: seconds that a shell waits for
+    the answer at the least, however hasty its user."""
 
     method: str
     path: str
     result: type[T]
     body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    patience: float = 0.0
 
     def read(self, status: int, body: bytes) -> T:
         """Return the answer. Raises the error that the daemon raised, as far as this side has a class for it."""
         if status >= 400:
             raise error_from(status, body)
-        return decode(body, self.result)
+        return cast("T", body) if self.result is bytes else decode(body, self.result)
+
+    def read_as(self, kind: type[S]) -> Call[S]:
+        """The same request, its answer read as another type."""
+        same: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        return Call(**{**same, "result": kind})
 
 
 def error_from(status: int, body: bytes) -> Error:
@@ -114,6 +123,14 @@ def decode(body: bytes, kind: type[T]) -> T:
             f"The daemon's answer cannot be understood: {error}.",
             hint="Client and daemon may be of different versions: `comfytunnel restart` after an upgrade.",
         ) from error
+
+
+def name_of(event: JobEvent | DaemonEvent) -> str:
+    """Return what the event is called in its stream."""
+    for name, kind in (*DAEMON_EVENTS.items(), *JOB_EVENTS.items()):
+        if isinstance(event, kind):
+            return name
+    raise TypeError(f"{event!r} is no event")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ async def test_a_daemon_after_an_upgrade_goes_on_with_the_jobs_of_before(world: 
     (world.base / "state").mkdir(mode=0o700)
     lay(world.base / "state" / "jobs.db", len(schema.MIGRATIONS) - 1)
     await world.start()
-    jobs = (await world.ask(world.client.jobs)).jobs
+    jobs = await world.ask(lambda: list(world.client.jobs()))
     assert [job.comfytunnel.label for job in reversed(jobs) if job.comfytunnel] == list(LABELS)
     ended = [await world.end_of(job) for job in jobs]
     assert {job.status for job in ended} == {"succeeded"}, ended

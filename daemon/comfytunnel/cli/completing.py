@@ -79,7 +79,7 @@ def tunnel_names(incomplete: str) -> list[str]:
 def job_ids(incomplete: str) -> list[tuple[str, str]]:
     """The newest jobs, each with its status."""
     try:
-        jobs = for_completion().jobs(limit=JOBS_OFFERED).jobs
+        jobs = for_completion().jobs_page(limit=JOBS_OFFERED).jobs
     except Error:
         return []
     return [(job.id, job.status) for job in jobs if job.id.startswith(incomplete)]

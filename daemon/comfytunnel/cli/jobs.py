@@ -65,7 +65,7 @@ def jobs_list(
     found: list[wire.Job] = []
     cursor: str | None = None
     while True:
-        page = client.jobs(status=status, cursor=cursor, limit=min(100, limit - len(found)))
+        page = client.jobs_page(status=status, cursor=cursor, limit=min(100, limit - len(found)))
         found += page.jobs
         cursor = page.next_cursor
         if cursor is None or len(found) >= limit:

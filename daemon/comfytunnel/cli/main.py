@@ -26,6 +26,7 @@ from comfytunnel.cli.tunnels import TunnelName, one_tunnel
 from comfytunnel.cli.waits import wait
 from comfytunnel.client import Client
 from comfytunnel.errors import Error, NotRunningError
+from comfytunnel.protocol import name_of
 
 app = typer.Typer(
     name="comfytunnel",
@@ -153,7 +154,7 @@ def status(
 
 def _screen(client: Client, found: wire.Status) -> str:
     """Return the screen; a running job that cannot go on (a full disk) stands there with its reason, a queued one has its tunnel's."""
-    stuck = client.jobs(status="running", limit=STUCK_SHOWN).jobs if found.jobs.running else []
+    stuck = client.jobs_page(status="running", limit=STUCK_SHOWN).jobs if found.jobs.running else []
     return render.status_text(found, now(), stuck)
 
 
@@ -214,13 +215,12 @@ def events(as_json: AsJson = False) -> None:
 
 
 def _follow_events(client: Client, as_json: bool) -> None:
-    names = {wire.Status: "status", wire.TunnelEvent: "tunnel", wire.Job: "job", wire.Outage: "outage"}
     told: dict[
         tuple[str, str], str
     ] = {}  # what was said last of each thing: not every change can be seen in a line
     try:
         for event in client.events():
-            kind = names[type(event)]
+            kind = name_of(event)
             if as_json:
                 exits.tell(render.json_text({"event": kind, "data": event}))
                 continue

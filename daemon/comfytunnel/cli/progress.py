@@ -17,14 +17,8 @@ from comfytunnel.cli.exits import say, tell
 from comfytunnel.cli.pace import AWAY, Watched, speed_text
 from comfytunnel.cli.render import json_text, progress_text, queued_text
 from comfytunnel.printable import printable
-from comfytunnel.protocol import JobEvent
+from comfytunnel.protocol import JobEvent, name_of
 
-NAMES = {
-    wire.StatusEvent: "status",
-    wire.Progress: "progress",
-    wire.PreviewEvent: "preview",
-    wire.Output: "output",
-}
 LINE_PAUSE = 1.0  # seconds between two lines about the progress of one job, where nobody sees them move
 
 
@@ -74,7 +68,7 @@ class JsonView(contextlib.AbstractContextManager["JsonView", None]):
         return None
 
     def show(self, job_id: str, event: JobEvent) -> None:
-        self._write(NAMES[type(event)], job_id, event)
+        self._write(name_of(event), job_id, event)
 
     def ended(self, job: wire.Job) -> None:
         """The result is said with its files, by whoever has put them down."""

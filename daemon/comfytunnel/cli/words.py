@@ -41,7 +41,7 @@ def whole_id(client: Client, given: str) -> str:
         raise UsageError(
             f"{given} is too short for a job's id.", hint=f"Give at least {PREFIX_LEAST} characters of it."
         )
-    found = client.jobs(prefix=given, limit=NAMED_MOST + 1).jobs
+    found = client.jobs_page(prefix=given, limit=NAMED_MOST + 1).jobs
     if not found:
         raise NotFoundError(
             f"There is no job {given}.", hint="`comfytunnel jobs list` shows those that are kept."
