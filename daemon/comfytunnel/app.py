@@ -1,6 +1,6 @@
 """The process: builds everything, ties feeds to gates, owns the one TaskGroup, and takes it all down in order.
 
-Order of birth: lock, config, database, control socket (it answers, READY=1 is sent), then what is heavy to import. Order of death: streams and
+Order of birth: config, lock, database, control socket (it answers, READY=1 is sent), then what is heavy to import. Order of death: streams and
 new requests, jobs, doors, links, database; within two seconds of SIGTERM. A part that fails on its own takes the process down, so that
 the service manager starts a whole one. No policy here.
 """
@@ -21,20 +21,18 @@ import structlog
 
 from comfytunnel import __version__, config, fdstore, log, wire
 from comfytunnel.api.context import Context
-from comfytunnel.api.listen import control_socket, handed_over, place
+from comfytunnel.api.listen import Lock, control_socket, handed_over, place
 from comfytunnel.api.message import messages
 from comfytunnel.api.server import Server
 from comfytunnel.ending import end
 from comfytunnel.errors import ConfigError
 from comfytunnel.history import History
-from comfytunnel.jobs.assets import Assets
 from comfytunnel.jobs.outbox import Outbox
 from comfytunnel.jobs.place import Keep
 from comfytunnel.jobs.scheduler import JobsSettings, Scheduler
-from comfytunnel.jobs.store import Store
 from comfytunnel.named import Folder
 from comfytunnel.notify import Notifier
-from comfytunnel.opening import open_store
+from comfytunnel.opening import State, open_state
 from comfytunnel.paths import workflows_dir
 from comfytunnel.roster import Roster
 from comfytunnel.supervised import beat, say_status
@@ -62,25 +60,33 @@ def run_daemon(config_path: Path, socket_path: Path, state_dir: Path) -> int:
     notifier = Notifier(started=given is not None)
     if notifier.managed:
         faulthandler.enable()  # the watchdog's SIGABRT leaves in the log where the loop stood still
-    broken: ConfigError | None = None
-    loaded: config.Config | None = None
+    found = _read(config_path, notifier)
+    _raise_file_limit()
+    where = place(socket_path, state_dir, given)
+    with contextlib.ExitStack() as held:
+        held.callback(where.lock.release)
+        if (
+            given is None
+        ):  # what we bind is covered by the lock; the manager's socket is there before, to say why there is none
+            where.lock.take()
+        listener = held.enter_context(control_socket(where.path, where.lock, where.given))
+        listeners = held.enter_context(Listeners(notifier, handed))
+        daemon = _Daemon(config_path, state_dir, notifier, listeners)
+        asyncio.run(daemon.run(found, listener, where.lock))
+    return 0
+
+
+def _read(path: Path, notifier: Notifier) -> config.Config | ConfigError:
+    """The config, or what is wrong with it if a service manager started us; else that is raised."""
     try:
-        loaded = config.load(config_path)
+        loaded = config.load(path)
     except ConfigError as error:
         if not notifier.managed:
             raise
-        broken = error
-    log.setup(loaded.log.level if loaded else "info", loaded.log.format if loaded else "auto")
-    _raise_file_limit()
-    where = place(socket_path, state_dir, given)
-    with (
-        where.lock,
-        control_socket(where.path, where.lock, where.given) as listener,
-        Listeners(notifier, handed) as listeners,
-    ):
-        daemon = _Daemon(config_path, state_dir, notifier, listeners)
-        asyncio.run(daemon.run(loaded, broken, listener))
-    return 0
+        log.setup()
+        return error
+    log.setup(loaded.log.level, loaded.log.format)
+    return loaded
 
 
 async def look_at_host_key(tunnel: config.TunnelConfig) -> Look:
@@ -102,23 +108,27 @@ class _Daemon:
         self._loaded: config.Config | None = None  # what is in force
         self._examining = asyncio.Lock()
 
-    async def run(self, loaded: config.Config | None, broken: ConfigError | None, listener: Any) -> None:
+    async def run(self, found: config.Config | ConfigError, listener: Any, lock: Lock) -> None:
         self._history = History(self._state_dir / "outages.jsonl")
         stop = _stop_signal()
-        store = await open_store(
-            self._state_dir / "jobs.db",
+        state = await open_state(
+            self._state_dir,
+            lock,
             config=self._path,
             notifier=self._notifier,
             listener=listener,
             stop=stop,
         )
-        if store is None:
+        if state is None:
             return
+        store = state.store
         try:
+            if state.late:
+                found = _read(self._path, self._notifier)
             if store.notice:
                 logger.error("state", message=store.notice)
             async with asyncio.TaskGroup() as group:
-                await self._live(group, stop, store, loaded, broken, listener)
+                await self._live(group, stop, state, found, listener)
         finally:
             await self._history.close()
             await store.close()
@@ -129,19 +139,19 @@ class _Daemon:
         self,
         group: asyncio.TaskGroup,
         stop: asyncio.Event,
-        store: Store,
-        loaded: config.Config | None,
-        broken: ConfigError | None,
+        state: State,
+        found: config.Config | ConfigError,
         listener: Any,
     ) -> None:
+        loaded = None if isinstance(found, ConfigError) else found
+        store, self._assets, _ = state
         jobs = loaded.jobs if loaded else config.JobsConfig()
         self._scheduler = Scheduler(store, {}, _settings(jobs))
         await self._scheduler.take_up()  # before anybody asks: some 0.1 s with ten thousand jobs
         world = World(goodbye=self._before_sleep, on_wake=lambda: self._scheduler.sleep(asleep=False))
         self._tunnels = Roster(self._scheduler, world, self._listeners, group, self._history.add)
         self._store = store
-        self._assets = Assets(store, max_upload=jobs.max_upload_mb * 10**6)
-        await self._assets.open()
+        self._assets.max_upload = jobs.max_upload_mb * 10**6
         context = Context(
             tunnels=self._tunnels,
             store=store,
@@ -164,8 +174,8 @@ class _Daemon:
             self._loaded = loaded
             await self._tunnels.apply(loaded.tunnels, loaded.web.listen)
             self._web.serve(loaded.web)
-        if broken:
-            self._complain(broken)
+        if isinstance(found, ConfigError):
+            self._complain(found)
         async with Server(context, listener):
             logger.info("started", version=__version__, pid=os.getpid(), config=str(self._path))
             self._notifier.ready()

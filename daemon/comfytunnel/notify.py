@@ -44,6 +44,10 @@ class Notifier:
     def alive(self) -> None:
         self._say("WATCHDOG=1")
 
+    def longer(self, seconds: float) -> None:
+        """The start goes on, and may take so long from now: EXTEND_TIMEOUT_USEC of sd_notify(3)."""
+        self._say(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
     def stopping(self) -> None:
         self._say("STOPPING=1")
 

@@ -1,7 +1,7 @@
-"""How the daemon opens its store, and what becomes of it where that cannot be used. Owned by app.py.
+"""How the daemon comes by its own files (the lock, the store, the uploads), and what becomes of it where they cannot be used. Owned by app.py.
 
-Without a service manager it ends with the reason. Under one it stays, tells everybody who asks, and goes on by itself once the
-store opens: whoever ends there is started again without end.
+Without a service manager it ends with the reason. Under one it stays, tells everybody who asks, and goes on by itself once they
+can be used: whoever ends there is started again without end.
 """
 
 from __future__ import annotations
@@ -9,27 +9,64 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import structlog
 
+from comfytunnel.api.listen import Lock
 from comfytunnel.api.troubled import Troubled
-from comfytunnel.errors import StateError
+from comfytunnel.errors import Error
+from comfytunnel.jobs.assets import Assets
 from comfytunnel.jobs.store import Store
 from comfytunnel.notify import Notifier
 
 logger = structlog.get_logger(__name__)
 
-LOOK = 5.0  # seconds between tries
+T = TypeVar("T")
+
+LOOK = 2.0  # seconds between tries
+LONG = 5.0  # seconds after which the manager is told that it takes longer, and how often
+LONGER = 30.0  # seconds that it is asked for each time; its own patience is 60 (TimeoutStartSec)
+LONGEST = (
+    900.0  # seconds after which it is not asked any more: a disk that hangs is not waited for without end
+)
 
 
-async def open_store(
-    path: Path, *, config: Path, notifier: Notifier, listener: socket.socket, stop: asyncio.Event
-) -> Store | None:
-    """The store; None if `stop` was set before it could be opened. Raises StateError unless a service manager started us."""
+class State(NamedTuple):
+    """`late`: it could not be used at first, so what was read before may be old."""
+
+    store: Store
+    assets: Assets
+    late: bool = False
+
+
+async def open_state(
+    folder: Path,
+    lock: Lock,
+    *,
+    config: Path,
+    notifier: Notifier,
+    listener: socket.socket,
+    stop: asyncio.Event,
+) -> State | None:
+    """All of it, with `lock` taken; None if `stop` was set before. Raises StateError and RefusedError unless a service manager started us."""
+
+    async def attempt() -> State:
+        lock.take()
+        store = await Store.open(folder / "jobs.db")
+        try:
+            assets = Assets(store)
+            await assets.open()
+        except BaseException:
+            await store.close()
+            raise
+        return State(store, assets)
+
     try:
-        return await Store.open(path)
-    except StateError as error:
+        return await patiently(attempt, notifier)
+    except Error as error:
         if not notifier.managed:
             raise
         first = error
@@ -44,6 +81,18 @@ async def open_store(
                     await stop.wait()
                 return None
             try:
-                return await Store.open(path)
-            except StateError as error:
+                return (await patiently(attempt, notifier))._replace(late=True)
+            except Error as error:
                 troubled.error = error
+
+
+async def patiently(attempt: Callable[[], Awaitable[T]], notifier: Notifier, every: float = LONG) -> T:
+    """Await it, and ask the manager for more time every `every` seconds meanwhile: an upgrade copies the whole database first."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    doing = asyncio.ensure_future(attempt())
+    while not (await asyncio.wait({doing}, timeout=every))[0] and loop.time() - began < LONGEST:
+        notifier.status("Opening the job database takes long; after an upgrade it is copied first.")
+        notifier.longer(LONGER)
+        notifier.alive()
+    return await doing

@@ -38,24 +38,30 @@ class Lock:
         self.folders = tuple(dict.fromkeys(folders))
         self._held: list[int] = []
 
-    def __enter__(self) -> Self:
-        """Take all of it or nothing. RefusedError names the daemon that holds it; StateError when the file cannot be made."""
+    def take(self) -> None:
+        """Take all of it or nothing; a second time does nothing. RefusedError names the daemon that holds it, or says what is wrong with a
+        folder; StateError when the file cannot be made."""
+        if self._held:
+            return
         try:
             for folder in self.folders:
                 self._held.append(_lock(paths.make_private_folder(folder) / LOCK_NAME))
         except BaseException:
-            self._release()
+            self.release()
             raise
+
+    def release(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
+
+    def __enter__(self) -> Self:
+        self.take()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._release()
-
-    def _release(self) -> None:
-        while self._held:
-            os.close(self._held.pop())
+        self.release()
 
 
 def _lock(path: Path) -> int:
@@ -129,7 +135,12 @@ def place(path: Path, state_dir: Path, given: socket.socket | None) -> Place:
     where = _path_of(given) if given is not None else None
     if where is None:
         return Place(path, Lock(path.parent, state_dir), None)
-    ours = where.parent.stat().st_uid == os.geteuid()
+    try:
+        ours = where.parent.stat().st_uid == os.geteuid()
+    except (
+        OSError
+    ):  # removed under the manager's socket: the tunnels are worth more than a socket that nobody finds
+        ours = False
     return Place(where, Lock(*([where.parent] if ours else []), state_dir), given)
 
 

@@ -1,4 +1,5 @@
-"""The control socket of a daemon whose own files cannot be used (a database of a newer version, a full disk): it says so, and does nothing else.
+"""The control socket of a daemon whose own files cannot be used (a database of a newer version, a folder that others may write): it says so,
+and does nothing else.
 
 For a daemon under a service manager: one that ends instead is started again without end, by the manager and by each caller of its
 socket. Not a mode of server.py: there is no store, no scheduler and no tunnel that its routes could ask.
@@ -17,7 +18,7 @@ from aiohttp import web
 
 from comfytunnel import __version__, wire
 from comfytunnel.api.answers import answer, errors_to_json, owner_only, sign
-from comfytunnel.errors import StateError
+from comfytunnel.errors import Error
 
 LET_IN = 0.1  # seconds in which callers who were let in say what they want; who comes later waits for the successor
 
@@ -25,7 +26,7 @@ LET_IN = 0.1  # seconds in which callers who were let in say what they want; who
 class Troubled:
     """Answers on a duplicate of the listening socket, from `async with` to its end: the socket is as before then."""
 
-    def __init__(self, error: StateError, config: str, sock: socket.socket) -> None:
+    def __init__(self, error: Error, config: str, sock: socket.socket) -> None:
         self.error = error
         self._config = config
         self._sock = sock.dup()
