@@ -42,15 +42,20 @@ async def test_sigkill_at_random_moments_costs_no_job_and_runs_none_twice(tmp_pa
     dice = random.Random(seed)
     async with ComfyUI(tmp_path / "far") as far:
         carrier = await _carrier(tmp_path, far.url)
-        for _ in range(KILLS):
+        for kills in range(KILLS):
             successor = asyncio.create_task(_carrier(tmp_path, far.url))
             assert carrier.stdin is not None
             carrier.stdin.write(b"go\n")
             await asyncio.sleep(dice.uniform(0.0, LIFE))  # the moment of the kill: any will do
-            assert carrier.returncode is None, "it had nothing left to do, or broke"
-            carrier.kill()
+            alive = carrier.returncode is None
+            assert alive or carrier.returncode == 0, "it broke"
+            if alive:
+                carrier.kill()
             await carrier.communicate()
             carrier = await successor
+            if not alive:  # on a busy machine ComfyUI has come to the last job between two kills
+                assert kills > KILLS // 2
+                break
         out, _ = await carrier.communicate(b"go\n")
         assert (carrier.returncode, out.split()[-1]) == (0, b"done")
         assert Counter(far.executions).most_common(1)[0][1] == 1
