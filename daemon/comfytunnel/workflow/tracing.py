@@ -26,6 +26,7 @@ MAX_TITLE = 80
 VALUES = ("value", "int", "float", "number", "seed", "noise_seed", "text", "string", "boolean")
 """What a node that only holds a value calls it (ComfyUI's primitives, and those of the node packs that people use)."""
 
+_SAVES = re.compile(r"save|preview|output|export|show|display|videocombine", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 
@@ -77,15 +78,17 @@ class Tracer:
         return order
 
     def _outputs(self) -> list[str]:
-        """The nodes that ComfyUI runs the rest for. Where nothing is known of a class: those that take something and give nobody anything."""
+        """The nodes that ComfyUI runs the rest for. Where nothing is known of a class: those that give nobody anything, and of these such as are called
+        after what outputs do, if there are any."""
         fed = {giver for node_id in self.workflow for _, giver in self.links(node_id)}
-        found = []
+        sure, likely, ends = list[str](), list[str](), list[str]()
         for node_id in self.workflow:
             info = self.info(node_id)
-            takes = any(True for _ in self.links(node_id))
-            if info.output_node if info is not None else (node_id not in fed and takes):
-                found.append(node_id)
-        return found or [node_id for node_id in self.workflow if node_id not in fed] or list(self.workflow)
+            if info is not None:
+                sure += [node_id] if info.output_node else []
+            elif node_id not in fed:
+                (likely if _SAVES.search(self.class_of(node_id)) else ends).append(node_id)
+        return sure + likely or ends or list(self.workflow)
 
     def title(self, node_id: str) -> str:
         """The title that a person gave the node, fit to be shown; "" where it has that of its class."""
