@@ -47,6 +47,7 @@ OURS: dict[tuple[str, str], Any] = {
     ("POST", "/v1/jobs/{id}/retry"): wire.Job,
     ("POST", "/v1/jobs/{id}/priority"): wire.Job,
     ("POST", "/v1/jobs/{id}/move"): wire.Job,
+    ("DELETE", "/v1/jobs/{id}"): wire.Removed,
     ("GET", "/v1/workflows"): wire.WorkflowList,
     ("GET", "/v1/workflows/{name}"): wire.Workflow,
     ("POST", "/api/generate"): wire.Job,

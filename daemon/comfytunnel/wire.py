@@ -36,6 +36,7 @@ from comfytunnel.wirejobs import PreviewEvent as PreviewEvent
 from comfytunnel.wirejobs import PriorityRequest as PriorityRequest
 from comfytunnel.wirejobs import Progress as Progress
 from comfytunnel.wirejobs import Queue as Queue
+from comfytunnel.wirejobs import Removed as Removed
 from comfytunnel.wirejobs import StatusEvent as StatusEvent
 from comfytunnel.wirejobs import StatusExtra as StatusExtra
 from comfytunnel.wirejobs import WaitsFor as WaitsFor

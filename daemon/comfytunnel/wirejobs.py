@@ -198,6 +198,14 @@ class JobList(msgspec.Struct, frozen=True):
     next_cursor: str | None = None
 
 
+class Removed(msgspec.Struct, frozen=True):
+    """A job that was forgotten: the paths of its files that are deleted, and of those that stay."""
+
+    id: str
+    deleted: list[str]
+    kept: list[str]
+
+
 class JobWorkflow(msgspec.Struct, frozen=True):
     workflow: dict[str, Any]
     format: str = "api"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from comfytunnel import wire
 from comfytunnel.cli.render import status_text
-from comfytunnel.errors import RefusedError
+from comfytunnel.cli.words import moment
+from comfytunnel.errors import RefusedError, UsageError
 from comfytunnel.jobs.model import Job, NewJob, Stage, Status, Waits
 from tests.api.conftest import STARTED, WORKFLOW, Api, a_tunnel
 from tests.cli.conftest import Cli
@@ -182,3 +185,56 @@ async def test_a_waiting_reason_of_a_lost_tunnel_stands_once_on_the_screen(
     api.tunnels.known["default"] = a_tunnel(phase="connecting", cause=cause)
     await api.scheduler.start(await api.submit())
     assert (await cli("status")).out.count("The connection was lost.") == 1
+
+
+# --- filters, and forgetting ----------------------------------------------------------------------------------------
+
+
+async def test_jobs_are_filtered_before_and_after_the_word_list(api: Api, cli: Cli) -> None:
+    first = await api.submit(comfytunnel={"label": "cat"})
+    second = await api.submit(comfytunnel={"label": "dog"})
+    await api.scheduler.cancel(second)
+    for words in (
+        ("--label", "CA"),
+        ("--status", "queued"),
+        ("--since", "1h", "--label", "cat"),
+        ("--prefix", first[:8].upper()),
+    ):
+        for before in ((), ("list",)):
+            ran = await cli("jobs", *before, *words)
+            assert [line.split()[0] for line in ran.out.splitlines()] == [first], words
+    assert "no such job" in (await cli("jobs", "--tunnel", "nowhere")).err
+    ran = await cli("jobs", "--label", "a b", "--since", "soon")
+    assert (ran.code, "30min, 2h, 1d" in ran.err) == (2, True)
+    assert "Did you mean `queued`?" in (await cli("jobs", "--status", "queud")).err
+
+
+async def test_the_rest_of_a_filtered_list_is_offered_with_its_filters(api: Api, cli: Cli) -> None:
+    for _ in range(2):
+        await api.submit(comfytunnel={"label": "a b"})
+    ran = await cli("jobs", "--label", "a b", "--limit", "1")
+    assert "comfytunnel jobs list --label 'a b' --limit 5" in ran.err
+
+
+async def test_ended_jobs_are_forgotten_and_a_living_one_is_not(api: Api, cli: Cli, tmp_path: Path) -> None:
+    ids = [await api.submit() for _ in range(2)]
+    (tmp_path / "p\x1b[2J.png").write_bytes(b"x")
+    await api.scheduler.start(ids[0])
+    await api.scheduler.output(ids[0], tmp_path / "p\x1b[2J.png")
+    await api.scheduler.succeed(ids[0])
+    ran = await cli("jobs", "rm", *ids)
+    assert (ran.code, f"{ids[0]}  forgotten; 1 file stays" in ran.out) == (5, True)
+    assert f"comfytunnel jobs cancel {ids[1]}" in ran.err
+    assert "\x1b" not in ran.out
+    assert [job.id for job in await api.store.since(0)] == [ids[1]]
+
+
+def test_a_time_is_said_in_the_words_of_people() -> None:
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert moment("90 min", now) == now - timedelta(minutes=90)
+    assert moment("2d", now) == now - timedelta(days=2)
+    assert moment("2026-01-02T03:00:00Z", now) == datetime(2026, 1, 2, 3, tzinfo=UTC)
+    assert moment("2026-01-01", now).tzinfo is not None
+    for wrong in ("", "2", "-1h", "9999999d", "2026-13-01", "tomorrow"):
+        with pytest.raises(UsageError):
+            moment(wrong, now)

@@ -45,6 +45,7 @@ STATUS = {
     "hash_mismatch": 409,
     "asset_in_use": 409,
     "job_not_ended": 409,
+    "webhook_pending": 409,
     "job_not_waiting": 409,
     "job_not_movable": 409,
     "too_large": 413,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -22,8 +23,12 @@ from comfytunnel.errors import NotFoundError, UsageError, WorkflowError
 from comfytunnel.jobs.model import Hook, Job, LiveProgress, NewJob, Output, Status
 
 PAGE = 100  # jobs on one page of the list, and the most that may be asked for
+FILTERS = ("status", "prefix", "label", "tunnel", "since", "cursor", "limit")
+"""What the list of jobs takes."""
+TEXT_MOST = 1000  # characters of a label or a tunnel's name that are looked for
 PARTNER_KEY_MOST = 4096  # characters
 _PREFIX = re.compile(r"[0-9a-f-]{4,36}")  # of a UUID; as short as git takes
+_AWARE = Annotated[datetime, msgspec.Meta(tz=True)]
 _LABEL = re.compile(r"metadata\[.*\]")  # as comfy-sdk 0.5 asks for jobs with labels
 
 
@@ -85,15 +90,18 @@ async def listing(request: web.Request) -> web.Response:
     """Newest first. Ours: the contract has no list. `metadata[KEY]=VALUE` asks for labels that no job has: we take none."""
     its, query = context(request), request.query
     labels = {name for name in query if _LABEL.fullmatch(name)}
-    unknown = sorted(set(query) - {"status", "prefix", "cursor", "limit"} - labels)
+    unknown = sorted(set(query) - set(FILTERS) - labels)
     if unknown:
         raise UsageError(
             f"The list of jobs knows no parameter {unknown[0]!r}.",
-            hint="It takes status, prefix, cursor, limit.",
+            hint=f"It takes {', '.join(FILTERS)}.",
         )
     found, following = await its.store.listing(
         status=_status(query.get("status")),
         prefix=_prefix(query.get("prefix")),
+        label=_text("label", query.get("label")),
+        tunnel=_text("tunnel", query.get("tunnel")),
+        since=_since(query.get("since")),
         cursor=query.get("cursor"),
         limit=_limit(query.get("limit")),
     )
@@ -115,6 +123,21 @@ def _prefix(given: str | None) -> str | None:
             f"prefix is {given[:80]!r}, and must be what a job's id begins with: 4 characters of it at least.",
         )
     return given
+
+
+def _text(name: str, given: str | None) -> str | None:
+    if given is not None and not 1 <= len(given) <= TEXT_MOST:
+        raise UsageError(f"{name} must be a text of 1 to {TEXT_MOST} characters.")
+    return given
+
+
+def _since(given: str | None) -> datetime | None:
+    try:
+        return None if given is None else msgspec.convert(given, _AWARE)
+    except msgspec.ValidationError:
+        raise UsageError(
+            f"since is {given!r}, and must be a time.", hint="As RFC 3339 has it: 2026-01-02T03:04:05Z."
+        ) from None
 
 
 def _limit(given: str | None) -> int:

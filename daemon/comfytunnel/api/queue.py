@@ -1,4 +1,4 @@
-"""Handlers of what /v1 can do with jobs beyond Comfy API v2: retry, priority and place in line, the queue as a whole.
+"""Handlers of what /v1 can do with jobs beyond Comfy API v2: retry, priority and place in line, being forgotten, the queue as a whole.
 
 What may be done is judged by the scheduler; here a request is only read and an answer drawn.
 """
@@ -11,9 +11,10 @@ from aiohttp import web
 from comfytunnel import wire
 from comfytunnel.api.answers import answer, read_json
 from comfytunnel.api.context import Context, context, origin, over_tcp
-from comfytunnel.api.jobs import view
+from comfytunnel.api.jobs import find, view
 from comfytunnel.errors import RefusedError, UsageError
 from comfytunnel.jobs.model import Job, Mode
+from comfytunnel.jobs.retention import forget
 
 
 async def show(request: web.Request) -> web.Response:
@@ -76,6 +77,18 @@ async def move(request: web.Request) -> web.Response:
     if asked.to == "front":
         return await _job(request, await scheduler.place_first(_id(request)))
     return await _job(request, await scheduler.place_before(_id(request), asked.before))
+
+
+async def remove(request: web.Request) -> web.Response:
+    """Forget an ended job. 200 with what became of its files."""
+    its = context(request)
+    files = request.query.get("files", "false")
+    if files not in ("true", "false") or set(request.query) - {"files"}:
+        raise UsageError("A job is removed with files=true or files=false, and nothing else is taken.")
+    job = await find(request)
+    found = await its.store.outputs(job.id)
+    gone, stay = await forget(its.store, job, found, files=files == "true")
+    return answer(wire.Removed(job.id, gone, stay))
 
 
 def _id(request: web.Request) -> str:

@@ -49,6 +49,7 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("POST", "/v1/jobs/{id}/retry", queue.retry),
     ("POST", "/v1/jobs/{id}/priority", queue.prioritise),
     ("POST", "/v1/jobs/{id}/move", queue.move),
+    ("DELETE", "/v1/jobs/{id}", queue.remove),
     ("GET", "/v1/workflows", workflows.listing),
     ("GET", "/v1/workflows/{name}", workflows.show),
     ("POST", "/api/generate", generate.generate),

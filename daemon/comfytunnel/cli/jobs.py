@@ -1,7 +1,8 @@
-"""`jobs list | show | wait | cancel | retry | move` and `queue`: what becomes of the jobs. Following one to its end is run.py's, the words are render.py's."""
+"""`jobs list | show | wait | cancel | retry | rm | move` and `queue`: what becomes of the jobs. Following one to its end is run.py's, the words are render.py's."""
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,10 +11,14 @@ import typer
 
 from comfytunnel import wire
 from comfytunnel.cli import exits, render
-from comfytunnel.cli.completing import job_ids
+from comfytunnel.cli.completing import job_ids, tunnel_names
 from comfytunnel.cli.daemons import connect
-from comfytunnel.cli.words import choose, offering, whole_id
+from comfytunnel.cli.words import choose, moment, offering, whole_id
+from comfytunnel.client.calls import Filters
 from comfytunnel.printable import printable
+
+STATUSES = ("queued", "running", "canceling", "succeeded", "failed", "canceled", "expired")
+SHOWN = 20  # jobs that are listed unless more are asked for
 
 app = typer.Typer(
     help="Look at jobs and act on them.", epilog="Example: comfytunnel jobs", rich_markup_mode=None
@@ -45,18 +50,59 @@ ByTunnel = Annotated[
 ]
 
 
+OfStatus = Annotated[
+    str | None,
+    typer.Option(
+        "--status",
+        metavar="STATUS",
+        help="Only these: queued, running, failed, ...",
+        autocompletion=offering(STATUSES),
+    ),
+]
+Labelled = Annotated[
+    str | None, typer.Option("--label", metavar="TEXT", help="Only those with TEXT in their label.")
+]
+OnTunnel = Annotated[
+    str | None,
+    typer.Option(
+        "--tunnel",
+        metavar="NAME",
+        help="Only those that were given to it, or ask for it.",
+        autocompletion=tunnel_names,
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="Only those submitted since: 30min, 2h, 1d, 2026-01-31."),
+]
+Prefix = Annotated[str | None, typer.Option("--prefix", metavar="ID", help="Only ids that begin so.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most so many.")]
+
+
 @app.callback(invoke_without_command=True)
-def jobs(context: typer.Context, by_tunnel: ByTunnel = False, as_json: AsJson = False) -> None:
+def jobs(
+    context: typer.Context,
+    status: OfStatus = None,
+    label: Labelled = None,
+    tunnel: OnTunnel = None,
+    since: Since = None,
+    prefix: Prefix = None,
+    limit: Limit = SHOWN,
+    by_tunnel: ByTunnel = False,
+    as_json: AsJson = False,
+) -> None:
     if context.invoked_subcommand is None:
-        jobs_list(by_tunnel=by_tunnel, as_json=as_json)
+        jobs_list(status, label, tunnel, since, prefix, limit, by_tunnel, as_json)
 
 
-@app.command("list", epilog="Example: comfytunnel jobs list --status failed")
+@app.command("list", epilog="Example: comfytunnel jobs list --status failed --since 1d")
 def jobs_list(
-    status: Annotated[
-        str | None, typer.Option(metavar="STATUS", help="Only these: queued, running, failed, ...")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 20,
+    status: OfStatus = None,
+    label: Labelled = None,
+    tunnel: OnTunnel = None,
+    since: Since = None,
+    prefix: Prefix = None,
+    limit: Limit = SHOWN,
     by_tunnel: ByTunnel = False,
     as_json: AsJson = False,
 ) -> None:
@@ -64,8 +110,15 @@ def jobs_list(
     client = connect()
     found: list[wire.Job] = []
     cursor: str | None = None
+    asked: Filters = {
+        "status": None if status is None else choose(status, STATUSES, "status of a job"),
+        "label": label,
+        "tunnel": tunnel,
+        "since": None if since is None else moment(since, now()).isoformat(),
+        "prefix": None if prefix is None else prefix.strip().lower(),
+    }
     while True:
-        page = client.jobs_page(status=status, cursor=cursor, limit=min(100, limit - len(found)))
+        page = client.jobs_page(**asked, cursor=cursor, limit=min(100, limit - len(found)))
         found += page.jobs
         cursor = page.next_cursor
         if cursor is None or len(found) >= limit:
@@ -80,7 +133,16 @@ def jobs_list(
     if as_json:
         return
     if cursor is not None:
-        exits.say(f"there are more: comfytunnel jobs list --limit {limit * 5}")
+        exits.say(f"there are more: comfytunnel jobs list{_again(asked)} --limit {limit * 5}")
+    elif not found and not by_tunnel:
+        exits.say("no such job" if any(asked.values()) else "no jobs")
+
+
+def _again(asked: Filters) -> str:
+    """The filters as they can be typed once more."""
+    return "".join(
+        f" --{name} {shlex.quote(str(value))}" for name, value in asked.items() if value is not None
+    )
 
 
 def _tell_by_tunnel(tunnels: dict[str, wire.Tunnel], found: list[wire.Job], *, as_json: bool) -> None:
@@ -110,12 +172,14 @@ def _tell_group(found: list[wire.Job]) -> None:
         exits.tell("  no jobs")
 
 
-@app.command("show", epilog="Example: comfytunnel jobs show 6af9aef3-12ac-41f6-bd7a-d70e954ea31f")
-def jobs_show(job_id: JobId, as_json: AsJson = False) -> None:
-    """Show all about one job."""
+@app.command("show", epilog="Example: comfytunnel jobs show 6af9aef3")
+def jobs_show(job_ids: JobIds, as_json: AsJson = False) -> None:
+    """Show all about jobs."""
     client = connect()
-    job = client.job(whole_id(client, job_id))
-    exits.tell(render.json_text(job, indent=2) if as_json else render.job_text(job, now()))
+    found = [client.job(job_id) for job_id in [whole_id(client, given) for given in job_ids]]
+    for number, job in enumerate(found):
+        text = render.json_text(job, indent=2) if as_json else render.job_text(job, now())
+        exits.tell(text if as_json or not number else f"\n{text}")
 
 
 @app.command("wait", epilog="Example: comfytunnel jobs wait 6af9aef3 -o .")
@@ -130,7 +194,7 @@ def jobs_wait(
     raise typer.Exit(watch(client, chosen, folder=output, as_json=as_json, timeout=timeout))
 
 
-@app.command("cancel", epilog="Example: comfytunnel jobs cancel 6af9aef3-12ac-41f6-bd7a-d70e954ea31f")
+@app.command("cancel", epilog="Example: comfytunnel jobs cancel 6af9aef3")
 def jobs_cancel(
     job_ids: JobIds,
     as_json: AsJson = False,
@@ -142,7 +206,7 @@ def jobs_cancel(
         exits.tell(render.json_text(job) if as_json else render.job_line(job, now()))
 
 
-@app.command("retry", epilog="Example: comfytunnel jobs retry 6af9aef3-12ac-41f6-bd7a-d70e954ea31f")
+@app.command("retry", epilog="Example: comfytunnel jobs retry 6af9aef3")
 def jobs_retry(
     job_ids: JobIds,
     as_json: AsJson = False,
@@ -154,7 +218,25 @@ def jobs_retry(
         exits.tell(render.json_text(job) if as_json else render.safe(job).id)
 
 
-@app.command("move", epilog="Example: comfytunnel jobs move 6af9aef3-12ac-41f6-bd7a-d70e954ea31f --to second")
+@app.command("rm", epilog="Example: comfytunnel jobs rm 6af9aef3 --files")
+def jobs_rm(
+    job_ids: JobIds,
+    files: Annotated[
+        bool, typer.Option("--files", help="Delete their files too, as far as they are unchanged.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Forget jobs that have ended. Their files stay where they are.
+
+    With --files those go, too: but for one that was changed since, and one that another job made as well.
+    """
+    client = connect()
+    for job_id in [whole_id(client, given) for given in job_ids]:
+        gone = client.remove(job_id, files=files)
+        exits.tell(render.json_text(gone) if as_json else render.removed_text(gone, files=files))
+
+
+@app.command("move", epilog="Example: comfytunnel jobs move 6af9aef3 --to second")
 def jobs_move(
     job_id: JobId,
     to: Annotated[str | None, typer.Option(metavar="NAME", help="The tunnel; otherwise any.")] = None,

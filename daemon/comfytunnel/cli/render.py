@@ -196,6 +196,23 @@ def _state_of(job: wire.Job) -> str:
     return f"  {'; '.join(parts)}" if parts else ""
 
 
+def removed_text(removed: wire.Removed, *, files: bool) -> str:
+    """Return what has become of a job's files, one line each where they were to be deleted."""
+    removed = safe(removed)
+    if not files:
+        stay = (
+            f"; {_some(len(removed.kept), 'file')} stay{'s' * (len(removed.kept) == 1)}"
+            if removed.kept
+            else ""
+        )
+        return f"{removed.id}  forgotten{stay}"
+    lines = [f"{removed.id}  forgotten"]
+    lines += [f"  deleted  {path}" for path in removed.deleted]
+    return "\n".join(
+        lines + [f"  stays    {path} (changed, gone, or another job's)" for path in removed.kept]
+    )
+
+
 def job_text(job: wire.Job, now: datetime) -> str:
     """Return all there is to say of a job, over several lines."""
     job = safe(job)

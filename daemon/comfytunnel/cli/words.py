@@ -1,10 +1,11 @@
-"""What a person types short or wrong: the nearest of the words that a command takes, the job whose id begins so."""
+"""What a person types short or wrong: the nearest of the words that a command takes, the job whose id begins so, a time as one says it."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from comfytunnel.client import Client
@@ -14,6 +15,7 @@ Word = TypeVar("Word", bound=str)
 
 ID_LENGTH = 36  # characters of a whole id, a UUID
 PREFIX_LEAST = 4  # characters, as git takes
+UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}  # seconds
 NAMED_MOST = 5  # jobs that an ambiguous beginning names
 
 
@@ -50,3 +52,17 @@ def whole_id(client: Client, given: str) -> str:
         names = [job.id for job in found[:NAMED_MOST]] + ["..."] * (len(found) > NAMED_MOST)
         raise UsageError(f"{given} fits several jobs: {', '.join(names)}.", hint="Give more of the id.")
     return found[0].id
+
+
+def moment(given: str, now: datetime) -> datetime:
+    """Return the time that `given` means: "30min", "2 h", "1d" before `now`, a date or a time of the local clock. UsageError."""
+    given = given.strip()
+    if found := re.fullmatch(r"(\d{1,6}) ?(s|min|m|h|d)", given):
+        return now - timedelta(seconds=int(found[1]) * UNITS[found[2]])
+    try:
+        return datetime.fromisoformat(given).astimezone()
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"`{given}` is no time.",
+            hint="Say how long ago (30min, 2h, 1d), or when: 2026-01-31, 2026-01-31T18:00.",
+        ) from None

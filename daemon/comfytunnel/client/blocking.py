@@ -176,14 +176,12 @@ class Client(Carrier):
     def workflow_of(self, job_id: str) -> dict[str, Any]:
         return self.call(calls.workflow_of(job_id)).workflow
 
-    def jobs(
-        self, *, status: str | None = None, prefix: str | None = None, limit: int | None = None
-    ) -> Iterator[Job]:
-        """Every job, the newest first, or `limit` of them; asked for in pages while you read. `prefix`: what the id begins with, at least 4 characters."""
+    def jobs(self, *, limit: int | None = None, **filters: Unpack[calls.Filters]) -> Iterator[Job]:
+        """Every job that the filters let pass, the newest first, or `limit` of them; asked for in pages while you read."""
         cursor, left = None, limit
         while left is None or left > 0:
             size = None if left is None else min(left, calls.PAGE)
-            page = self.jobs_page(status=status, prefix=prefix, cursor=cursor, limit=size)
+            page = self.jobs_page(**filters, cursor=cursor, limit=size)
             yield from page.jobs
             left = None if left is None else left - len(page.jobs)
             cursor = page.next_cursor
@@ -191,15 +189,10 @@ class Client(Carrier):
                 return
 
     def jobs_page(
-        self,
-        *,
-        status: str | None = None,
-        prefix: str | None = None,
-        cursor: str | None = None,
-        limit: int | None = None,
+        self, *, cursor: str | None = None, limit: int | None = None, **filters: Unpack[calls.Filters]
     ) -> JobPage:
         """Return one page; its `next_cursor` asks for the next. `limit`: 1 to 100."""
-        call = calls.jobs(status=status, prefix=prefix, cursor=cursor, limit=limit)
+        call = calls.jobs(**filters, cursor=cursor, limit=limit)
         page = self.call(call.read_as(JobPage))
         for job in page.jobs:
             own(job, self)
@@ -211,6 +204,10 @@ class Client(Carrier):
     def retry(self, job_id: str) -> Job:
         """A new job like an ended one. RefusedError if that has not ended."""
         return self._job(calls.retry(job_id))
+
+    def remove(self, job_id: str, *, files: bool = False) -> wire.Removed:
+        """Forget an ended job, with `files` those of its files that are unchanged, too. RefusedError if it has not ended, or its webhook is to be told yet."""
+        return self.call(calls.remove(job_id, files=files))
 
     def prioritise(self, job_id: str, priority: int) -> Job:
         """Give a waiting job another priority. RefusedError if it does not wait any more."""

@@ -6,7 +6,7 @@ A new route gets its function here, and one line in blocking.py and in asynchron
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -113,10 +113,19 @@ def workflow_of(job_id: str) -> Call[wire.JobWorkflow]:
     return Call("GET", f"/api/v2/jobs/{_part(job_id)}/workflow", wire.JobWorkflow)
 
 
-def jobs(
-    *, status: str | None, prefix: str | None, cursor: str | None, limit: int | None
-) -> Call[wire.JobList]:
-    query = _query(status=status, prefix=prefix, cursor=cursor, limit=limit)
+class Filters(TypedDict, total=False):
+    """Which jobs are listed. `prefix`: what the id begins with, at least 4 characters; `label`: what stands in its label, whatever the case; `tunnel`: that it
+    was given to, else asks for; `since`: RFC 3339, the earliest submission."""
+
+    status: str | None
+    prefix: str | None
+    label: str | None
+    tunnel: str | None
+    since: str | None
+
+
+def jobs(*, cursor: str | None, limit: int | None, **filters: Unpack[Filters]) -> Call[wire.JobList]:
+    query = _query(**filters, cursor=cursor, limit=limit)
     return Call("GET", f"/api/v2/jobs{query}", wire.JobList)
 
 
@@ -126,6 +135,11 @@ def cancel(job_id: str) -> Call[wire.Job]:
 
 def retry(job_id: str) -> Call[wire.Job]:
     return Call("POST", f"/v1/jobs/{_part(job_id)}/retry", wire.Job)
+
+
+def remove(job_id: str, *, files: bool) -> Call[wire.Removed]:
+    query = _query(files="true") if files else ""
+    return Call("DELETE", f"/v1/jobs/{_part(job_id)}{query}", wire.Removed)
 
 
 def prioritise(job_id: str, priority: int) -> Call[wire.Job]:

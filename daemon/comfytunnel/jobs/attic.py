@@ -83,6 +83,11 @@ class Attic(Database):
         given = [(job_id,) for job_id in job_ids]
         await self._write(lambda: self._db.executemany(sql, given))
 
+    async def forgettable(self, job_id: str) -> bool:
+        """Whether its webhook has nothing more to tell."""
+        sql = "SELECT 1 FROM hooks WHERE job_id = ? AND due IS NOT NULL"
+        return await self._run(lambda: self._one(sql, (job_id,)) is None)
+
     def _total(self, sql: str) -> int:
         row: Any = self._one(sql)
         return int(row[0] or 0)

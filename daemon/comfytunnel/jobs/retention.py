@@ -1,6 +1,6 @@
 """Forgets what the user has asked to be forgotten: records of ended jobs, and apart from them files of theirs, by age and by size.
 
-Nothing is deleted without a limit in the config, and a file only if it is still the very file that we put there: one that was changed
+Nothing is deleted without a limit in the config or an order, and a file only if it is still the very file that we put there: one that was changed
 or replaced belongs to the user. A job is not forgotten before its files while those have a limit: nobody else knows where they are.
 """
 
@@ -11,16 +11,16 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
 
-from comfytunnel.errors import StateError
+from comfytunnel.errors import RefusedError, StateError
 from comfytunnel.jobs import manifest
 from comfytunnel.jobs.attic import Attic, Old
-from comfytunnel.jobs.model import Output
+from comfytunnel.jobs.model import Job, Output
 from comfytunnel.jobs.place import Keep
 
 log = structlog.get_logger(__name__)
@@ -52,6 +52,36 @@ async def tidy(store: Attic, keep: Keep, now: datetime) -> None:
         await _tidy_outputs(store, keep, now)
     if keep.jobs_age is not None or keep.jobs_size is not None:
         await _tidy_jobs(store, keep, now)
+
+
+async def forget(
+    store: Attic, job: Job, found: Sequence[Output], *, files: bool
+) -> tuple[list[str], list[str]]:
+    """Forget an ended job, and with `files` those of its files that are still what we put there and no other job's.
+
+    Returns the paths of the files that are gone, and of those that stay. Raises RefusedError (`job_not_ended`, `webhook_pending`), StateError.
+    """
+    if not job.ended:
+        raise RefusedError(
+            f"The job {job.id} has not ended: it is {job.status}.",
+            hint=f"Wait for it, or end it first: comfytunnel jobs cancel {job.id}",
+            code="job_not_ended",
+        )
+    if not await store.forgettable(job.id):
+        raise RefusedError(
+            f"The webhook of the job {job.id} has not been told of its end yet.",
+            hint="It is tried for three days: `comfytunnel jobs show` says how it stands.",
+            code="webhook_pending",
+        )
+    gone, stay = list[str](), list[str]()
+    for output in found:
+        mine = files and not await store.others_with(output)
+        (gone if mine and await asyncio.to_thread(remove_file, output) else stay).append(output.path)
+    if gone and not stay:
+        await asyncio.to_thread(remove_manifest, found[-1], job.id)
+    await store.forget_jobs([job.id])
+    log.info("job removed", job=job.id, files=len(gone))
+    return gone, stay
 
 
 async def _tidy_outputs(store: Attic, keep: Keep, now: datetime) -> None:

@@ -31,6 +31,11 @@ _outputs = msgspec.json.Decoder(Output)
 _inputs = msgspec.json.Decoder(Input)
 
 
+def _said(name: str) -> str:
+    """SQL for a field of a job that has no column of its own. Read of each row in turn: some 5 µs."""
+    return f"json_extract(CAST(body AS TEXT), '$.{name}')"
+
+
 class Store(Strays, HookStore):
     """Open with `await Store.open(path)`; every method may raise StateError (full disk, broken file)."""
 
@@ -89,10 +94,14 @@ class Store(Strays, HookStore):
         *,
         status: Status | None = None,
         prefix: str | None = None,
+        label: str | None = None,
+        tunnel: str | None = None,
+        since: datetime | None = None,
         cursor: str | None = None,
         limit: int = 100,
     ) -> tuple[list[Job], str | None]:
-        """Newest first, and the cursor of the next page (None at the end). `prefix`: what the id begins with. Raises UsageError for a cursor that is not ours."""
+        """Newest first, and the cursor of the next page (None at the end). `prefix`: what the id begins with; `label`: what stands in its label, whatever the
+        case; `tunnel`: that it was given to, else asks for; `since`: of this time or later. Raises UsageError for a cursor that is not ours."""
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
             raise UsageError(
                 f"{cursor[:80]!r} is not a cursor.", hint="Use the `next_cursor` of the page before."
@@ -103,6 +112,16 @@ class Store(Strays, HookStore):
             which, given = "status = ? AND", [status]
         if prefix is not None:
             which, given = f"{which} id >= ? AND id < ? AND", [*given, prefix, f"{prefix}g"]  # g: after f
+        if label is not None:
+            which, given = f"{which} instr(lower({_said('label')}), lower(?)) AND", [*given, label]
+        if tunnel is not None:
+            which = f"{which} coalesce({_said('place')}, {_said('tunnel')}) = ? AND"
+            given = [*given, tunnel]
+        if since is not None:
+            which, given = (
+                f"{which} julianday({_said('created_at')}) >= julianday(?) AND",
+                [*given, since.isoformat()],
+            )
         sql = f"SELECT body FROM jobs WHERE {which} seq < ? ORDER BY seq DESC LIMIT ?"  # noqa: S608 (no value is put in)
         found = await self._select(sql, [*given, before, limit + 1])
         more = len(found) > limit
