@@ -209,6 +209,7 @@ class HandScheduler:
         self.now: dict[str, LiveProgress] = {}
         self.pictures: dict[str, Preview] = {}
         self.nodes: dict[str, NodeInfo] = {}
+        self.hooked = True
         self.waits: Waits | None = Waits("link_down", "the link is connecting", "", STARTED)
 
     async def submit(self, new: NewJob, *, claim: str | None = None, partner_key: str | None = None) -> Job:

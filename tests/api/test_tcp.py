@@ -115,6 +115,21 @@ async def test_over_tcp_there_is_comfy_api_v2_and_of_ours_what_the_page_needs(
     assert web.api.tunnels.asked == web.api.reloads == []
 
 
+async def test_over_tcp_a_job_is_ordered_within_the_queue_and_neither_sent_elsewhere_nor_told_of(
+    web: Web,
+) -> None:
+    """docs/decisions/0010: no move to another tunnel, and a retry leaves the webhook out."""
+    job_id = await web.api.submit()
+    status, _, _ = await web.ask("POST", f"/v1/jobs/{job_id}/move", json={"to": "front"})
+    assert status == 200
+    status, told, _ = await web.ask("POST", f"/v1/jobs/{job_id}/move", json={"tunnel": "default"})
+    assert (status, told["error"]["code"]) == (403, "forbidden")
+    assert (await web.ask("POST", f"/v1/jobs/{job_id}/retry"))[0] == 201
+    assert not web.api.scheduler.hooked
+    assert (await web.api.ask("POST", f"/v1/jobs/{job_id}/retry"))[0] == 201
+    assert web.api.scheduler.hooked
+
+
 async def test_both_loopback_addresses_answer(web: Web) -> None:
     for host, address in (("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")):
         request = f"GET /v1/status HTTP/1.1\r\nHost: {host}:{web.port}\r\nConnection: close\r\n\r\n"

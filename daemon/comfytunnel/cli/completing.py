@@ -6,6 +6,7 @@ Nothing that somebody else may have written (a label) is offered: the shells eva
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Annotated
 
@@ -83,3 +84,12 @@ def job_ids(incomplete: str) -> list[tuple[str, str]]:
     except Error:
         return []
     return [(job.id, job.status) for job in jobs if job.id.startswith(incomplete)]
+
+
+def workflow_names(incomplete: str) -> list[str]:
+    """Those that no shell could take for anything else."""
+    try:
+        names = [each.name for each in for_completion().workflows()]
+    except Error:
+        return []
+    return [name for name in names if name.startswith(incomplete) and re.fullmatch(r"[A-Za-z0-9_-]+", name)]

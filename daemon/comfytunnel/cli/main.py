@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from comfytunnel import __version__, wire
-from comfytunnel.cli import configs, doctor, exits, jobs, render, service, setups
+from comfytunnel.cli import configs, doctor, exits, jobs, render, service, setups, workflows
 from comfytunnel.cli import daemon as options
 from comfytunnel.cli.completing import ASKED, completion, learn_shells, tunnel_names
 from comfytunnel.cli.daemons import connect
@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(configs.app, name="config")
+app.add_typer(workflows.app, name="workflow")
 
 Workflow = Annotated[
     str, typer.Argument(metavar="WORKFLOW.json", help="A workflow in API format; - reads stdin.")

@@ -33,7 +33,7 @@ def put(path: Path, old: str | None, text: str, now: datetime) -> Path | None:
         backup = None if old is None else _backup(path, old, now)
         if read(path) != old:
             raise UsageError(f"{path} was changed by another program just now.", hint="Run setup again.")
-        _replace(real, text)
+        replace(real, text)
     except OSError as error:
         raise StateError(
             f"{path} cannot be written: {error.strerror}.",
@@ -56,7 +56,8 @@ def _backup(path: Path, text: str, now: datetime) -> Path:
     raise StateError(f"There are 99 backups of this second beside {path}.", hint="Wait a second.")
 
 
-def _replace(real: Path, text: str) -> None:
+def replace(real: Path, text: str) -> None:
+    """Write the file in one step, 0600: whoever reads it sees the old or the new. OSError."""
     handle, temporary = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name}.")  # mkstemp makes it 0600
     try:
         _write(handle, text)

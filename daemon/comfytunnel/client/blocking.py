@@ -173,6 +173,14 @@ class Client(Carrier):
         """NotFoundError for an id that is not known (any more); so too the rest of what takes one."""
         return self._job(calls.job(job_id))
 
+    def workflows(self) -> list[wire.WorkflowInfo]:
+        """The named workflows with the parameters that `generate` takes; one that cannot be used says why (`problem`)."""
+        return self.call(calls.workflows()).workflows
+
+    def workflow(self, name: str) -> wire.Workflow:
+        """One of them with its graph. NotFoundError for a name that there is not."""
+        return self.call(calls.workflow(name))
+
     def workflow_of(self, job_id: str) -> dict[str, Any]:
         return self.call(calls.workflow_of(job_id)).workflow
 

@@ -105,6 +105,14 @@ def submit(workflow: dict[str, Any], asked: Asked, key: str | None = None) -> Ca
     return Call("POST", "/api/v2/jobs", wire.Job, body, headers)
 
 
+def workflows() -> Call[wire.WorkflowList]:
+    return Call("GET", "/v1/workflows", wire.WorkflowList)
+
+
+def workflow(name: str) -> Call[wire.Workflow]:
+    return Call("GET", f"/v1/workflows/{_part(name)}", wire.Workflow)
+
+
 def job(job_id: str) -> Call[wire.Job]:
     return Call("GET", f"/api/v2/jobs/{_part(job_id)}", wire.Job)
 
