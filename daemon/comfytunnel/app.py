@@ -26,6 +26,7 @@ from comfytunnel.api.message import messages
 from comfytunnel.api.server import Server
 from comfytunnel.ending import end
 from comfytunnel.errors import ConfigError
+from comfytunnel.folders import AGAIN, read_only
 from comfytunnel.history import History
 from comfytunnel.jobs.outbox import Outbox
 from comfytunnel.jobs.place import Keep
@@ -36,6 +37,7 @@ from comfytunnel.opening import State, open_state
 from comfytunnel.paths import workflows_dir
 from comfytunnel.roster import Roster
 from comfytunnel.supervised import beat, say_status
+from comfytunnel.threads import in_thread
 from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.watch.world import World
 from comfytunnel.weblistener import WebListener
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
+DISK_LOOK = 2.0  # seconds for a look at the folders of the config
 MEND_LOOK = 5.0  # seconds between looks at a config file that could not be used
 FILES_WANTED = 8192  # open files: each caller takes one here, and macOS gives 256 by default
 
@@ -232,7 +235,18 @@ class _Daemon:
         self._broken.clear()
         self._tunnels.trouble(self._lasting)
         logger.info("config", **done)
-        return {"reloaded": str(self._path), **done}
+        return {"reloaded": str(self._path), **done, "read_only": await self._warn_of_read_only(loaded)}
+
+    async def _warn_of_read_only(self, loaded: config.Config) -> list[str]:
+        found: list[str] = []
+        with contextlib.suppress(TimeoutError):  # a network disk that is away is no reason to wait
+            async with asyncio.timeout(DISK_LOOK):
+                found = await in_thread(
+                    lambda: [str(path) for path in read_only(loaded, self._state_dir)], "folders"
+                )
+        for path in found:
+            logger.warning("config", message=f"{path} is read-only to the daemon.", hint=AGAIN)
+        return found
 
     def _complain(self, error: ConfigError) -> None:
         self._broken.set()
@@ -241,6 +255,8 @@ class _Daemon:
 
     async def _follow_config(self) -> None:
         """A config that could not be used is looked at again until it can: whoever mends the file need not tell us."""
+        if self._loaded:
+            await self._warn_of_read_only(self._loaded)
         while True:
             await self._broken.wait()
             await asyncio.sleep(MEND_LOOK)

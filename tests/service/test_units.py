@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from comfytunnel import config, paths
+from comfytunnel.folders import writable
 from comfytunnel.service import launchd, systemd
 from comfytunnel.service.files import shipped
-from comfytunnel.service.plan import Done, Plan, holder, writable
+from comfytunnel.service.plan import Done, Plan, holder
 
 ODD = '/home/o\'neill/a b%h$HOME\\n"q"'
 

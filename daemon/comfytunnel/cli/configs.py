@@ -90,6 +90,11 @@ def reload(as_json: AsJson = False) -> None:
     changes += [f"[{section}]" for section in answer.get("sections", ())]
     text = "; ".join(changes) or "all is as it was"
     exits.tell(printable(f"reloaded {answer.get('reloaded')}: {text}"))
+    for folder in answer.get("read_only", ()):
+        from comfytunnel.folders import AGAIN
+
+        exits.say(f"warning: {folder} is read-only to the daemon.")
+        exits.say(f"  {AGAIN}")
 
 
 def _nested(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -60,12 +60,13 @@ def service_of(site: Site, commands: list[str] | None = None, user: str | None =
 
 
 def plan_of(site: Site, loaded: Config) -> Plan:
+    from comfytunnel.folders import writable
     from comfytunnel.service import machine
     from comfytunnel.service import plan as plans
     from comfytunnel.service.program import Interpreter, program
 
     paths.check_socket_path(site.socket)
-    words, folders = program(Interpreter.here()), plans.writable(loaded, site.state_dir)
+    words, folders = program(Interpreter.here()), writable(loaded, site.state_dir)
     plan = plans.Plan(paths.unit_name(), words, site.config, site.state_dir, site.socket)
     if site.system:
         machine.check_program(words)

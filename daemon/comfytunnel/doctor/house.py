@@ -10,6 +10,7 @@ from pathlib import Path
 from comfytunnel import config
 from comfytunnel.doctor.chain import Broken, Words
 from comfytunnel.errors import ConfigError
+from comfytunnel.folders import AGAIN, read_only
 from comfytunnel.jobs.disk import try_folder
 from comfytunnel.jobs.landing import trouble
 from comfytunnel.jobs.store import Store
@@ -46,6 +47,8 @@ async def look_at_config(
     hint = ""
     if tunnel is None or loaded.tunnels.get(tunnel.name) != tunnel:
         hint = "The file says something else than what is in use: run `comfytunnel config reload`."
+    elif unwritable := await in_thread(lambda: read_only(loaded, house.state_dir), "folders"):
+        hint = f"{', '.join(map(str, unwritable))}: read-only to the daemon. {AGAIN}"
     if tunnel is not None and target is not None:
         passed = await in_thread(lambda: ignored(tunnel, target), "ssh_config")
         if passed:

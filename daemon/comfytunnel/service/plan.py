@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from comfytunnel.config import Config
-from comfytunnel.endpoints import Unix
 from comfytunnel.errors import StateError
 from comfytunnel.service.files import Wanted
 
@@ -32,15 +30,6 @@ class Plan:
     writable: tuple[Path, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     credentials: dict[str, Path] = field(default_factory=dict)
-
-
-def writable(config: Config, state_dir: Path) -> tuple[Path, ...]:
-    """The folders that this config lets the daemon write to: links are followed, since a confinement looks at what they lead to."""
-    found = [state_dir, config.jobs.output_dir]
-    for tunnel in config.tunnels.values():
-        found += [tunnel.known_hosts.parent, tunnel.known_hosts.resolve().parent]
-        found += [each.path.parent for each in tunnel.listen if isinstance(each, Unix)]
-    return tuple(dict.fromkeys(path.resolve() for path in found))
 
 
 @dataclass(frozen=True, slots=True)
