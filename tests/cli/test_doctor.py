@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
+
+import pytest
+from comfytunnel.unixhttp import blame
 
 from comfytunnel import wire
-from comfytunnel.cli.doctor import agent_remark, text
+from comfytunnel.cli.doctor import _alone, agent_remark, text
+from comfytunnel.errors import NotRunningError
 from tests.api.conftest import Api
 from tests.cli.conftest import Cli
 
@@ -95,3 +100,14 @@ def test_what_was_not_tried_is_said_when_nothing_is_broken() -> None:
     assert text(wire.Doctor("c", [report])).splitlines()[-1] == (
         "Nothing is broken as far as one can see; not tried: channel."
     )
+
+
+def test_a_socket_that_somebody_holds_in_silence_is_not_called_left_behind(short: Path) -> None:
+    """The manager's, whose daemon cannot be started."""
+    path = short / "c.sock"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        with pytest.raises(NotRunningError) as found, blame(path):
+            raise TimeoutError
+    detail = _alone(path, found.value).reports[0].steps[1].detail
+    assert detail == f"The daemon on {path} does not answer."

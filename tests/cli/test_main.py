@@ -347,3 +347,20 @@ def test_a_light_command_imports_nothing_heavy() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, env=environ, check=False
     )
     assert done.stdout == "[]\n", done.stdout
+
+
+@pytest.mark.parametrize("words", [("--help",), ("config", "path"), ("status", "--json"), ("--version",)])
+async def test_an_output_that_takes_no_more_is_said_in_a_sentence(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """A full disk behind `comfytunnel status > file`."""
+    cli = Cli(tmp_path, tmp_path / "none.sock")
+    with Path("/dev/full").open("w") as full:  # noqa: ASYNC230 - a device, not a disk
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "comfytunnel", *words, stdout=full, stderr=subprocess.PIPE, env=cli.environ
+        )
+        _, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (
+        1,
+        "error: The output cannot be written: No space left on device.\n",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -33,7 +34,18 @@ async def test_install_makes_a_service_that_serves_and_the_second_time_changes_n
     again = await unit.install()
     assert "new" not in again.out
     assert again.out.count("unchanged") == ran.out.count("new  ")
+    assert json.loads((await unit.install("--json")).out)["health"]["pid"] == pid
     assert await unit.pid() == pid
+
+
+async def test_a_state_folder_that_the_daemon_would_refuse_is_refused_before_anything_is_written(
+    uninstalled: Unit,
+) -> None:
+    (uninstalled.world.base / "state").mkdir()
+    (uninstalled.world.base / "state").chmod(0o775)
+    ran = await uninstalled.cli("install")
+    assert (ran.code, "chmod go-w" in ran.err) == (5, True)
+    assert uninstalled.files == []
 
 
 async def test_the_units_are_those_of_the_repository_to_the_byte(unit: Unit) -> None:
@@ -139,7 +151,8 @@ async def test_with_a_broken_config_it_stays_says_why_and_goes_on_when_it_is_men
     await unit.has("StatusText", r".*config\.toml: .*TOML.*")
     assert "TOML" in (await unit.cli("status")).out
     await unit.logged("this is not TOML", "-p", "err")
-    assert (await unit.cli("restart")).code == 0
+    ran = await unit.cli("restart")
+    assert (ran.code, "warning: " in ran.err, "TOML" in ran.err) == (0, True, True)
     world.write_config()
     await world.answers()
     assert await unit.property("NRestarts") == "0"
@@ -209,6 +222,10 @@ async def test_an_edited_unit_is_shown_and_kept_without_a_terminal(unit: Unit) -
     assert "RestartSec=9" in path.read_text()
     assert "replaced" in (await unit.install("--no-start", "--yes")).out
     assert "RestartSec=0.5" in path.read_text()
+    path.write_text("# mine\n")
+    assert f"kept, as you edited it: {path}" in (await unit.cli("uninstall")).out
+    assert f"removed {path}" in (await unit.cli("uninstall", "--yes")).out
+    assert unit.files == []
 
 
 async def test_what_an_older_install_wrote_is_replaced_without_a_question(unit: Unit, world: World) -> None:
@@ -217,6 +234,21 @@ async def test_what_an_older_install_wrote_is_replaced_without_a_question(unit: 
     ran = await unit.install("--no-start")
     assert "updated" in ran.out
     assert str(moved) in (unit.folder / f"{unit.name}.service.d" / "30-writable.conf").read_text()
+
+
+async def test_a_folder_outside_of_what_it_may_write_is_told_at_the_reload_and_by_the_doctor(
+    unit: Unit, world: World
+) -> None:
+    await unit.do("start")
+    await world.answers()
+    folder = Path("~/comfytunnel-elsewhere").expanduser()
+    world.write_config(known_hosts=str(folder / "known_hosts"))
+    ran = await unit.cli("config", "reload")
+    assert ran.code == 0
+    assert f"{folder} is read-only to the daemon" in ran.err
+    assert "`comfytunnel install`" in ran.err
+    await unit.logged(f"{folder} is read-only", "-p", "warning")
+    assert f"{folder}: read-only" in (await unit.cli("doctor")).out
 
 
 async def test_uninstall_leaves_nothing_but_what_is_the_persons(uninstalled: Unit, world: World) -> None:
@@ -262,6 +294,8 @@ async def test_doctor_notices_a_python_that_has_gone(unit: Unit, world: World) -
     await unit.drop_in("Service", "ExecStart=", f'ExecStart="{gone}" -m comfytunnel daemon')
     found = await unit.cli("doctor")
     assert f"{gone} is not there any more. Run: comfytunnel install" in found.out
+    ran = await unit.cli("restart")
+    assert (ran.code, str(gone) in ran.err) == (1, True), ran.err
 
 
 async def test_an_agent_that_only_the_shell_sees_is_said_with_what_to_do(unit: Unit, world: World) -> None:

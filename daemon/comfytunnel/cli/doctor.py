@@ -62,7 +62,8 @@ def _alone(socket_path: Path, error: NotRunningError) -> wire.Doctor:
         good = wire.Check("config", "pass", 0.0, str(path))
     except ConfigError as wrong:
         good = wire.Check("config", "fail", 0.0, wrong.message, wrong.hint)
-    detail = f"{error.message}{_socket_words(socket_path)}"
+    silent = isinstance(error.__cause__, TimeoutError)  # then somebody holds the socket
+    detail = error.message if silent else f"{error.message}{_socket_words(socket_path)}"
     steps = [good, wire.Check("daemon", "fail", 0.0, detail, error.hint)]
     broken = next(check.step for check in steps if check.result == "fail")
     return wire.Doctor(str(path), [wire.Report(broken=broken, steps=steps)])

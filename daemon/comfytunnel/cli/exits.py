@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
+from collections.abc import Iterator
 
 from comfytunnel import wire
 from comfytunnel.cli.render import json_text
@@ -23,6 +27,8 @@ USAGE = 2  # the command line, or the config
 NOT_RUNNING = 3
 TIMED_OUT = 4
 REFUSED = 5  # a second daemon too
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 CODES: dict[type[Error], int] = {
     ConfigError: USAGE,
@@ -60,6 +66,21 @@ def complain(error: Error, *, as_json: bool = False) -> int:
         if error.hint:
             say(f"  {error.hint}")
     return exit_code(error)
+
+
+@contextlib.contextmanager
+def output_may_fail() -> Iterator[None]:
+    """Around a whole command: an stdout that takes no more (a full disk) ends it with a sentence. A reader that has left (EPIPE) is typer's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename is not None:  # a file: then it is not stdout
+            raise
+        say(f"error: The output cannot be written: {error.strerror}.")
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), 1
+        )  # what stdout still holds would fail once more at the exit
+        sys.exit(FAILED)
 
 
 def say(text: str) -> None:

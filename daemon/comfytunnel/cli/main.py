@@ -77,10 +77,11 @@ def main() -> None:
     """Run the command line of this process and exit."""
     if ASKED in os.environ:
         learn_shells()
-    try:
-        app(prog_name="comfytunnel")
-    except Error as error:
-        sys.exit(exits.complain(error, as_json="--json" in sys.argv[1:]))
+    with exits.output_may_fail():
+        try:
+            app(prog_name="comfytunnel")
+        except Error as error:
+            sys.exit(exits.complain(error, as_json="--json" in sys.argv[1:]))
 
 
 @app.callback(invoke_without_command=True)

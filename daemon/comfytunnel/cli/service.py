@@ -21,6 +21,7 @@ from comfytunnel.cli.asking import asker
 from comfytunnel.cli.sites import plan_of, service_of, site_of
 from comfytunnel.client import Client
 from comfytunnel.errors import NotRunningError, RefusedError, StateError, UsageError
+from comfytunnel.paths import make_private_folder
 from comfytunnel.printable import printable
 
 if TYPE_CHECKING:
@@ -86,8 +87,11 @@ def install(
         service.bring(plan, changed, start=not no_start)
         _tell_plan(wanted, write, stale, commands, as_json)
         return
-    for folder in () if system else (*plan.writable, plan.socket.parent):
-        _make(folder)
+    if not system:  # there systemd makes them
+        for ours in (plan.state_dir, plan.socket.parent):
+            make_private_folder(ours)  # as the daemon will, so that it is refused before anything is written
+        for folder in plan.writable:
+            _make(folder)
     record.write(write)
     record.remember(each for each in wanted if found[each.path] is Found.SAME)
     told |= dict.fromkeys(map(str, record.remove(stale)), "kept, as you edited it")
@@ -95,7 +99,7 @@ def install(
     health = None if no_start else _answer(plan.socket)
     steps = [*service.next_steps(), *_agent_note(loaded, service, system)]
     if as_json:
-        answer = {"files": told, "health": health, "socket": plan.socket, "notes": steps}
+        answer = {"files": told, "health": health, "socket": str(plan.socket), "notes": steps}
         exits.tell(render.json_text(answer, indent=2))
         return
     for path, word in told.items():
@@ -106,6 +110,7 @@ def install(
         exits.tell(
             printable(f"comfytunnel {health.version} runs as a service (pid {health.pid}) on {plan.socket}")
         )
+        _warn_of_trouble(plan.socket)
     for step in steps:
         exits.tell(printable(step))
     exits.tell("\nNext:\n  comfytunnel status     how the tunnel is\n  comfytunnel logs -f    what it does")
@@ -143,11 +148,19 @@ def uninstall(
         exits.tell("Nothing of `comfytunnel install` is here.")
         return
     service.drop()
-    left = record.remove(files)
+    ask = asker(STOPPED)
+    edited = record.remove(files)
+    agreed = [
+        path for path in edited if yes or (ask is not None and ask(f"You have edited {path}. Remove it?"))
+    ]
+    record.remove(agreed, edited_too=True)
     service.dropped()
     for path in files:
-        exits.tell(printable(f"{'kept, as you edited it:' if path in left else 'removed'} {path}"))
-    ask = asker(STOPPED)
+        exits.tell(
+            printable(
+                f"{'removed' if path in agreed or path not in edited else 'kept, as you edited it:'} {path}"
+            )
+        )
     for each in to_purge:
         if each.refusal:
             exits.tell(printable(f"kept {each}: {each.refusal}"))
@@ -175,6 +188,7 @@ def restart(system: System = False, as_json: AsJson = False) -> None:
         exits.tell(render.json_text(health, indent=2))
         return
     exits.tell(printable(f"comfytunnel {health.version} runs (pid {health.pid})"))
+    _warn_of_trouble(site.socket)
     if health.version != __version__:
         exits.tell(
             printable(
@@ -287,6 +301,14 @@ def _make(folder: Path) -> None:
         raise StateError(
             f"The folder {folder} cannot be made: {error.strerror}.", hint="The daemon is to write there."
         ) from error
+
+
+def _warn_of_trouble(socket: Path) -> None:
+    """A daemon that answers may still have no use of its config or its state."""
+    cause = Client(socket).status().cause
+    if cause is not None:
+        exits.say(f"warning: {cause.message}")
+        exits.say(f"  {cause.hint}")
 
 
 def _answer(socket: Path) -> wire.Health:

@@ -156,7 +156,9 @@ def run_setup(
     if taken_up:
         say("The running daemon has taken it up.")
     elif reads is None:
-        say("No daemon is running; it will be used at the next start: comfytunnel daemon")
+        say(
+            "No daemon is running; it will be used at the next start: comfytunnel install (a service), or comfytunnel daemon"
+        )
     else:
         say(f"The running daemon reads another file, {_visible(reads)}, and has not taken it up.")
         say(f"  For that file: COMFYTUNNEL_CONFIG={_visible(shlex.quote(reads))} comfytunnel setup ...")

@@ -34,6 +34,9 @@ class Belonging:
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # not empty, or not there
+                        if path.parent.name == paths.APP:
+                            path.parent.rmdir()
         except OSError as error:
             raise StateError(
                 f"{error.filename or self.paths[0]} cannot be removed: {error.strerror}.",

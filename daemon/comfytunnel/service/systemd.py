@@ -87,16 +87,7 @@ class Systemd:
             self._must("restart", socket)  # it takes the service with it
             runs = False
         verb = "restart" if changed and runs else "start"
-        done = self._run(
-            ("systemctl", self.scope, verb, socket, service)
-            if verb == "start"
-            else ("systemctl", self.scope, verb, service)
-        )
-        if done.code:
-            raise StateError(
-                f"The service does not start: {self._why() or _last(done)}",
-                hint=f"All of it: systemctl {self.scope} status {self.name}; comfytunnel logs",
-            )
+        self._start(verb, *((socket, service) if verb == "start" else (service,)))
 
     def drop(self) -> None:
         for unit in (f"{self.name}.socket", f"{self.name}.service"):
@@ -109,7 +100,7 @@ class Systemd:
         self._run(("systemctl", self.scope, "reset-failed", f"{self.name}.service", f"{self.name}.socket"))
 
     def restart(self) -> None:
-        self._must("restart", f"{self.name}.service")
+        self._start("restart", f"{self.name}.service")
 
     def pid(self) -> int | None:
         found = self._ask("show", "--property", "MainPID", "--value", f"{self.name}.service").out
@@ -135,6 +126,14 @@ class Systemd:
             plans.run(("loginctl", "show-user", str(os.getuid()), "--property", "Linger", "--value")),
             os.environ,
         )
+
+    def _start(self, verb: str, *units: str) -> None:
+        done = self._run(("systemctl", self.scope, verb, *units))
+        if done.code:
+            raise StateError(
+                f"The service does not start: {self._why() or _last(done)}",
+                hint=f"All of it: systemctl {self.scope} status {self.name}; comfytunnel logs",
+            )
 
     def _active(self, unit: str) -> bool:
         return self._ask("is-active", "--quiet", unit).code == 0
