@@ -7,10 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from comfytunnel.unixhttp import blame
 
 from comfytunnel import wire
 from comfytunnel.cli.doctor import _alone, agent_remark, text
+from comfytunnel.client import Client
 from comfytunnel.errors import NotRunningError
 from tests.api.conftest import Api
 from tests.cli.conftest import Cli
@@ -107,7 +107,8 @@ def test_a_socket_that_somebody_holds_in_silence_is_not_called_left_behind(short
     path = short / "c.sock"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
-        with pytest.raises(NotRunningError) as found, blame(path):
-            raise TimeoutError
+        sock.listen()
+        with pytest.raises(NotRunningError) as found:
+            Client(path, timeout=0.05).health()
     detail = _alone(path, found.value).reports[0].steps[1].detail
     assert detail == f"The daemon on {path} does not answer."
