@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
+
+from tests.browser.pageworld import ADJUSTED, LANDSCAPE, REPAINT, PageWorld
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -27,8 +33,8 @@ def missing(what: str) -> None:
     pytest.skip(what)
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@asynccontextmanager
+async def launched() -> AsyncIterator[Browser]:
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         missing("needs Chromium: apt-get install chromium")
@@ -40,3 +46,27 @@ async def browser() -> AsyncIterator[Browser]:
         chromium = await driver.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield chromium
         await chromium.close()
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with launched() as chromium:
+        yield chromium
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def page_world() -> AsyncIterator[PageWorld]:
+    """One daemon and one far end for all tests of a file, which leave no job waiting and the queue open."""
+    with tempfile.TemporaryDirectory(prefix="ct-") as folder:
+        async with PageWorld(Path(folder)) as world:
+            world.name_workflow("landscape", LANDSCAPE, ADJUSTED)
+            world.name_workflow("repaint", REPAINT)
+            await world.start()
+            yield world
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium() -> AsyncIterator[Browser]:
+    """One browser for all tests of a file; each has a profile of its own in it."""
+    async with launched() as browser:
+        yield browser

@@ -23,6 +23,8 @@ from typing import Any, Protocol
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from comfytunnel.demo.painter import paint, unfinished
+
 MAX_RESOLUTION = 16384
 """Largest width and height in pixels (measured, 0.33)."""
 
@@ -193,6 +195,18 @@ async def _slow(run: Run, inputs: Mapping[str, Any]) -> Result:
     return (inputs["image"],), None
 
 
+async def _sample(run: Run, inputs: Mapping[str, Any]) -> Result:
+    steps, seed, canvas = inputs["steps"], inputs["seed"], inputs["image"]
+    painted = [
+        await asyncio.to_thread(paint, inputs["positive"], seed + number, empty.width, empty.height)
+        for number, empty in enumerate(canvas)
+    ]
+    for step in range(1, steps + 1):
+        await asyncio.sleep(inputs["seconds"] / steps)
+        run.tick(step, steps, await asyncio.to_thread(unfinished, painted[0], step / steps))
+    return (painted,), None
+
+
 async def _model(run: Run, inputs: Mapping[str, Any]) -> Result:
     return (inputs["image"],), None
 
@@ -301,6 +315,20 @@ NODES: dict[str, NodeType] = {
         category="demo",
         display_name="Slow (demo)",
         description="Passes the pictures on after some seconds; can be interrupted between two steps.",
+    ),
+    "DemoSampler": NodeType(
+        _sample,
+        lambda _: {
+            "image": ("IMAGE",),
+            "positive": ("STRING", {"multiline": True}),
+            "negative": ("STRING", {"multiline": True}),
+            "seed": _int(0, 0, 0xFFFFFFFFFFFFFFFF),
+            "steps": _int(20, 1, 10000),
+            "seconds": ("FLOAT", {"default": 3.0, "min": 0.0, "max": 86400.0}),
+        },
+        category="demo",
+        display_name="Sampler (demo)",
+        description="Paints hills, in the light of a word such as dusk, night or desert, over a picture of the size that is wanted.",
     ),
     "DemoModel": NodeType(
         _model,

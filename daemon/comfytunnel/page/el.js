@@ -30,7 +30,7 @@ export function set(element, props) {
 
 /** Replace what is in the element; null and false are left out. */
 export function fill(element, ...children) {
-  element.replaceChildren(...children.flat().filter(child => child !== null && child !== undefined && child !== false));
+  element.replaceChildren(...children.flat(Infinity).filter(child => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -65,6 +65,7 @@ const PATHS = {
   again: "M20 11a8 8 0 1 0-2.3 6.3M20 5v6h-6", grip: "M9 6h.01M15 6h.01M9 12h.01M15 12h.01M9 18h.01M15 18h.01",
   swap: "M7 4L3 8l4 4M3 8h14M17 12l4 4-4 4M21 16H7", sliders: "M4 8h9M19 8h1M4 16h1M11 16h9M13 8a3 3 0 1 0 6 0 3 3 0 1 0-6 0M5 16a3 3 0 1 0 6 0 3 3 0 1 0-6 0",
   file: "M6 3h8l5 5v13H6zM14 3v5h5", alert: "M12 8v5M12 16.5h.01M12 3l9.5 17h-19z", picture: "M4 5h16v14H4zM4 16l5-5 4 4 2.5-2.5L20 17M15 9h.01",
+  copy: "M9 9h11v11H9zM5 15H4V4h11v1",
   die: "M5 4h14a1 1 0 0 1 1 1v14a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1V5a1 1 0 0 1 1-1zM8.5 8.5h.01M15.5 8.5h.01M12 12h.01M8.5 15.5h.01M15.5 15.5h.01",
 };
 

@@ -60,12 +60,27 @@ async function act(deed) {
 export const cancel = job => act(() => post(`/api/v2/jobs/${job.id}/cancel`));
 export const retry = job => act(() => post(`/v1/jobs/${job.id}/retry`));
 export const move = (job, where) => act(() => post(`/v1/jobs/${job.id}/move`, where));
-export const generate = asked => act(() => post("/api/generate", asked, { "Idempotency-Key": crypto.randomUUID() }));
+/** Ask for a job; `wrong` hears of a refusal besides. */
+export async function generate(asked, wrong = () => {}) {
+  return act(async () => {
+    try {
+      return await post("/api/generate", asked, { "Idempotency-Key": crypto.randomUUID() });
+    } catch (error) {
+      wrong(error);
+      throw error;
+    }
+  });
+}
+
 export const graphOf = async job => (await get(`/api/v2/jobs/${job.id}/workflow`)).workflow;
 
-/** The same once more, with every seed drawn anew. */
+/** The same once more, with every seed drawn anew: by the name of its workflow where that still takes these values, else by its graph. */
 export async function again(job) {
   const { label, generated, tunnel } = job.comfytunnel;
-  const comfytunnel = { ...(label ? { label } : {}), ...(tunnel in (model.status?.tunnels ?? {}) && Object.keys(model.status.tunnels).length > 1 ? { tunnel } : {}) };
-  return act(async () => post("/api/generate", { workflow: await graphOf(job), comfytunnel }, { "Idempotency-Key": crypto.randomUUID() }));
+  const tunnels = Object.keys(model.status?.tunnels ?? {});
+  const info = infoOf(job);
+  const known = info && !info.problem && Object.keys(generated.params).every(name => info.parameters.some(parameter => parameter.name === name));
+  const params = known ? Object.fromEntries(settings(job).filter(({ kind }) => kind !== "seed").map(({ name, value }) => [name, value])) : {};
+  const comfytunnel = { ...(label ? { label } : {}), ...(tunnels.length > 1 && tunnels.includes(tunnel) ? { tunnel } : {}) };
+  return act(async () => post("/api/generate", { workflow: known ? info.name : await graphOf(job), params, comfytunnel }, { "Idempotency-Key": crypto.randomUUID() }));
 }

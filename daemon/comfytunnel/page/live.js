@@ -3,7 +3,7 @@
    gives all tabs together six connections to one host. */
 
 import { Refused, events, get } from "./api.js";
-import { ENDED, model, poke, put, putJobs, running } from "./model.js";
+import { ENDED, model, poke, put, putJobs, running, waiting } from "./model.js";
 
 const PAUSES = [300, 1000, 2000, 4000, 8000]; // ms between two tries
 const WATCHED = 2; // running jobs with a stream of their own
@@ -148,7 +148,8 @@ async function line() {
   }
   const status = await get("/v1/status");
   put("status", status);
-  put("line", { waiting: status.queue?.waiting ?? 0 });
+  const there = status.queue?.waiting ?? 0;
+  put("line", { waiting: there, unread: more ? status.jobs.queued - waiting().length : 0 });
   watch();
 }
 

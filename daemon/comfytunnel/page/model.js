@@ -11,7 +11,7 @@ export const model = {
   jobs: new Map(),
   live: new Map(), // job id -> {progress, preview}
   cursor: undefined, // of the next older page of jobs; null: there is none, undefined: nothing has been read yet
-  line: { waiting: 0 }, // jobs that wait, more of them perhaps than are in `jobs`
+  line: { waiting: 0, unread: 0 }, // jobs in the daemon's own line, and those behind what was read of it
 };
 
 const listeners = [];

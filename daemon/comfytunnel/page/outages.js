@@ -2,7 +2,7 @@
 
 import { el, fill, say, set, svg } from "./el.js";
 import { model, on } from "./model.js";
-import { exactly, moment, some, span } from "./words.js";
+import { exactly, some, span } from "./words.js";
 
 const root = document.getElementById("outages");
 const RANGES = [["24 hours", 24 * 3600], ["7 days", 7 * 24 * 3600]];
@@ -60,7 +60,7 @@ function draw() {
   const told = shown.length ? `${some(shown.length, "outage")} in ${name}, ${span(total)} in all${shown.length > 1 ? `, the longest ${span(longest)}` : ""}` : `No outage in ${name}`;
   say(words, told);
   strip.setAttribute("aria-label", told);
-  fill(scale, el("span", {}, moment(new Date(begin))), el("span", {}, "now"));
+  fill(scale, el("span", {}, `${name} ago`), el("span", {}, "now"));
   details.hidden = !shown.length;
   if (details.hidden) details.open = false;
   fill(list, shown.slice(0, LISTED).map(outage => el("li", {}, sentence(outage, tunnels.length > 1))), shown.length > LISTED && el("li", {}, "More: comfytunnel status --history"));

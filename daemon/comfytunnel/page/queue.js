@@ -21,6 +21,9 @@ export function begin() {
   pauseButton.onclick = turn;
 }
 
+/** How many of the first in line ComfyUI has already (`max_ahead`): their place is its own to give. */
+const given = line => Math.max(0, line.length - model.line.waiting);
+
 const paused = () => (model.status?.queue?.state ?? "open") !== "open";
 
 async function turn() {
@@ -39,7 +42,7 @@ function draw() {
   const jobs = running();
   const state = model.status?.queue?.state ?? "open";
   section.hidden = !line.length && !jobs.length && state === "open";
-  const total = Math.max(line.length, model.line.waiting);
+  const total = line.length + Math.max(0, model.line.unread);
   say(count, [jobs.length && some(jobs.length, "job") + (jobs.length > 1 ? " run" : " runs"), total && `${total} ${total === 1 ? "waits" : "wait"}`].filter(Boolean).join(", "));
   fill(pauseButton, icon(paused() ? "play" : "pause"), paused() ? "Resume" : "Pause");
   const notes = { paused: "Paused: nothing more is given to ComfyUI until you resume.", draining: "Draining: what runs comes to its end, nothing new is taken.", drained: "Drained: every output is here, nothing runs. Resume to go on." };
@@ -112,7 +115,7 @@ function makeWaiting(job) {
     el("div.verbs", {},
       iconButton("up", "Earlier", () => step(its(), -1)),
       iconButton("down", "Later", () => step(its(), 1)),
-      iconButton("top", "Next of all", () => move(its(), { to: "front" }).then(readLine)),
+      iconButton("top", "Next of all", () => first(its())),
       iconButton("close", "Cancel", event => { event.currentTarget.disabled = true; cancel(its()); })));
   row.addEventListener("dragstart", event => {
     dragged = job.id;
@@ -122,7 +125,7 @@ function makeWaiting(job) {
   });
   row.addEventListener("dragend", () => { dragged = null; for (const each of later.children) each.classList.remove("lifted", "before", "after"); });
   row.addEventListener("dragover", event => {
-    if (!dragged || dragged === job.id) return;
+    if (!dragged || dragged === job.id || row.classList.contains("given")) return;
     event.preventDefault();
     const below = isBelow(event, row);
     row.classList.toggle("after", below);
@@ -130,7 +133,7 @@ function makeWaiting(job) {
   });
   row.addEventListener("dragleave", () => row.classList.remove("before", "after"));
   row.addEventListener("drop", event => {
-    if (!dragged || dragged === job.id) return;
+    if (!dragged || dragged === job.id || row.classList.contains("given")) return;
     event.preventDefault();
     const line = waiting().filter(each => each.id !== dragged);
     const at = line.findIndex(each => each.id === job.id) + (isBelow(event, row) ? 1 : 0);
@@ -148,11 +151,15 @@ function updateWaiting(row, job, line) {
   set(say(title, name), { title: name });
   const waits = job.comfytunnel.waits_for;
   const place = line.indexOf(job);
-  const why = waits && waits.code !== "queue" ? waits.message : place ? `${some(place, "job")} before it` : "next";
+  const first = given(line);
+  const has = place < first;
+  row.draggable = !has;
+  row.classList.toggle("given", has);
+  const why = waits && waits.code !== "queue" ? waits.message : has ? "ComfyUI has it already" : place ? `${some(place, "job")} before it` : "next";
   say(quiet, [why, workflowTitle(job) !== name && workflowTitle(job), ago(Date.parse(job.created_at))].filter(Boolean).join(" · "));
   set(quiet, { title: waits?.hint ?? "" });
   const [up, down, top, close] = verbs.children;
-  for (const [button, word, off] of [[up, "Earlier", !place], [down, "Later", place === line.length - 1], [top, "Next of all", !place], [close, "Cancel", false]])
+  for (const [button, word, off] of [[up, "Earlier", place <= first], [down, "Later", has || place === line.length - 1], [top, "Next of all", place <= first], [close, "Cancel", false]])
     set(button, { "aria-label": `${word}: ${name}`, "aria-disabled": String(off) });
 }
 
@@ -160,8 +167,15 @@ function updateWaiting(row, job, line) {
 function step(job, way) {
   const line = waiting();
   const at = line.findIndex(each => each.id === job.id);
-  if (at + way < 0 || at + way >= line.length) return;
+  if (at < given(line) || at + way < given(line) || at + way >= line.length) return;
   place(job, line[way < 0 ? at - 1 : at + 2], document.activeElement);
+}
+
+async function first(job) {
+  const line = waiting();
+  if (line.findIndex(each => each.id === job.id) <= given(line)) return;
+  await move(job, { to: "front" });
+  readLine();
 }
 
 /** Put `job` right before `other`; without one at the end. */

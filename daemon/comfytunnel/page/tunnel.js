@@ -11,6 +11,7 @@ const told = document.getElementById("told");
 
 export function begin() {
   on(["status", "link"], draw);
+  new IntersectionObserver(([seen]) => pill.classList.toggle("away", seen.isIntersecting)).observe(root);
   setInterval(tick, 500);
 }
 
@@ -19,7 +20,7 @@ function draw() {
   keep(root, shown, state => state.key, make, update);
   const worst = shown.find(state => state.mood === "bad") ?? shown.find(state => state.mood !== "good") ?? shown[0];
   pill.hidden = !worst;
-  if (worst) fill(set(pill, { className: `pill ${worst.mood}` }), el("span.dot"), shown.length > 1 && worst.mood === "good" ? "All tunnels are up" : worst.title);
+  if (worst) fill(set(pill, { data: { mood: worst.mood } }), el("span.dot"), shown.length > 1 && worst.mood === "good" ? "All tunnels are up" : worst.title);
   say(told, shown.map(state => [state.title, state.why, state.comfyui?.[1]].filter(Boolean).join(". ")).join(". "));
   tick();
 }
