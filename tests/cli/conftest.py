@@ -84,13 +84,13 @@ class Terminal:
     """A pseudo-terminal with `comfytunnel` on it: what it shows, and a keyboard."""
 
     def __init__(self, screen: int) -> None:
-        self._screen = screen
+        self.screen = screen
         self.shown = ""
 
     async def until(self, words: str) -> str:
         loop = asyncio.get_running_loop()
         while words not in self.shown:
-            self.shown += (await loop.run_in_executor(None, os.read, self._screen, 4096)).decode(
+            self.shown += (await loop.run_in_executor(None, os.read, self.screen, 4096)).decode(
                 errors="replace"
             )
         return self.shown
@@ -99,12 +99,12 @@ class Terminal:
         """All that is shown until the command ends: one that writes much waits for its reader."""
         loop = asyncio.get_running_loop()
         with contextlib.suppress(OSError):  # the last process has closed it
-            while data := await loop.run_in_executor(None, os.read, self._screen, 4096):
+            while data := await loop.run_in_executor(None, os.read, self.screen, 4096):
                 self.shown += data.decode(errors="replace")
         return self.shown
 
     def type(self, keys: str) -> None:
-        os.write(self._screen, keys.encode())
+        os.write(self.screen, keys.encode())
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from comfytunnel import wire
-from comfytunnel.cli.render import status_text
+from comfytunnel.cli.screen import Seen, screen
 from comfytunnel.cli.words import moment
 from comfytunnel.errors import RefusedError, UsageError
 from comfytunnel.jobs.model import Job, NewJob, Stage, Status, Waits
@@ -168,11 +168,11 @@ def test_status_says_each_reason_once() -> None:
     tunnels_own = wire.WaitsFor("connection_lost", "The connection was lost.", STARTED, "Look.")
     full = wire.WaitsFor("disk_full", "The disk is full.", STARTED, "Make room.")
     stuck = [a_running_job(1, tunnels_own), a_running_job(2, full), a_running_job(3, full)]
-    text = status_text(a_status(cause), STARTED, stuck)
+    text = screen(Seen(a_status(cause), stuck), STARTED)
     assert text.count("The connection was lost.") == text.count("Look.") == 1
     assert text.count("The disk is full.") == text.count("Make room.") == 1
     assert "2 jobs: The disk is full." in text
-    gone = status_text(a_status(cause, "up"), STARTED, stuck[1:2])
+    gone = screen(Seen(a_status(cause, "up"), stuck[1:2]), STARTED)
     assert f"{stuck[1].id}: The disk is full." in gone
 
 

@@ -134,8 +134,8 @@ def jobs_list(
         return
     if cursor is not None:
         exits.say(f"there are more: comfytunnel jobs list{_again(asked)} --limit {limit * 5}")
-    elif not found and not by_tunnel:
-        exits.say("no such job" if any(asked.values()) else "no jobs")
+    elif not found and not by_tunnel and any(asked.values()):
+        exits.say("no such job")
 
 
 def _again(asked: Filters) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -19,14 +18,14 @@ from comfytunnel.cli import configs, doctor, exits, jobs, render, service, setup
 from comfytunnel.cli import daemon as options
 from comfytunnel.cli.completing import ASKED, completion, learn_shells, tunnel_names
 from comfytunnel.cli.daemons import connect
+from comfytunnel.cli.events import events
 from comfytunnel.cli.inputs import Inputs, with_files
-from comfytunnel.cli.jobs import AsJson, Folder, now
+from comfytunnel.cli.jobs import AsJson, Folder
+from comfytunnel.cli.status import status
 from comfytunnel.cli.trust import trust
 from comfytunnel.cli.tunnels import TunnelName, one_tunnel
 from comfytunnel.cli.waits import wait
-from comfytunnel.client import Client
-from comfytunnel.errors import Error, NotRunningError
-from comfytunnel.protocol import name_of
+from comfytunnel.errors import Error
 
 app = typer.Typer(
     name="comfytunnel",
@@ -66,11 +65,6 @@ Webhook = Annotated[
     str | None,
     typer.Option("--webhook", metavar="URL", help="Tell http(s)://... or unix:/PATH when the job has ended."),
 ]
-STUCK_SHOWN = (
-    20  # running jobs that `status` looks at; there is one for each tunnel, and a few that are being fetched
-)
-OUTAGES_SHOWN = 20  # by `status --history`, so that they fit on a screen
-REDRAW = 1.0  # seconds between two looks of `status --watch`
 
 
 def main() -> None:
@@ -134,47 +128,7 @@ def demo(
     raise typer.Exit(code)
 
 
-@app.command(epilog="Example: comfytunnel status --watch")
-def status(
-    as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on and show every change.")] = False,
-    history: Annotated[bool, typer.Option("--history", help="Show the outages, the newest first.")] = False,
-) -> None:
-    """Say what state the tunnels are in, why, and what comes next."""
-    client = connect()
-    if history:
-        outages = client.outages(limit=None if as_json else OUTAGES_SHOWN)
-        exits.tell(render.json_text(outages, indent=2) if as_json else render.history_text(outages))
-    elif not watch:
-        found = client.status()
-        exits.tell(render.json_text(found, indent=2) if as_json else _screen(client, found))
-    elif as_json or not sys.stdout.isatty():
-        _follow_events(client, as_json)
-    else:
-        _watch_status(client)
-
-
-def _screen(client: Client, found: wire.Status) -> str:
-    """Return the screen; a running job that cannot go on (a full disk) stands there with its reason, a queued one has its tunnel's."""
-    stuck = client.jobs_page(status="running", limit=STUCK_SHOWN).jobs if found.jobs.running else []
-    return render.status_text(found, now(), stuck)
-
-
-def _watch_status(client: Client) -> None:
-    """Draw the screen anew each second; a daemon that goes away is shown, and waited for."""
-    client.status()  # no daemon at all is an error, not a screen
-    while True:
-        try:
-            screen = _screen(client, client.status())
-        except NotRunningError as error:
-            screen = f"{error.message}\n  {error.hint}"
-        exits.tell(f"\x1b[H\x1b[2J{screen}")
-        try:
-            time.sleep(REDRAW)
-        except KeyboardInterrupt:
-            return
-
-
+app.command(epilog="Example: comfytunnel status --watch")(status)
 app.command(epilog="Example: comfytunnel wait --for up --timeout 60")(wait)
 
 
@@ -210,35 +164,7 @@ def _tell_tunnel(name: str, tunnel: wire.Tunnel, as_json: bool) -> None:
     exits.tell(render.json_text(tunnel, indent=2) if as_json else render.tunnel_line(name, tunnel))
 
 
-@app.command(epilog="Example: comfytunnel events --json")
-def events(as_json: AsJson = False) -> None:
-    """Show what happens as it happens, until Ctrl-C. A line for each event."""
-    _follow_events(connect(), as_json)
-
-
-def _follow_events(client: Client, as_json: bool) -> None:
-    told: dict[
-        tuple[str, str], str
-    ] = {}  # what was said last of each thing: not every change can be seen in a line
-    try:
-        for event in client.events():
-            kind = name_of(event)
-            if as_json:
-                exits.tell(render.json_text({"event": kind, "data": event}))
-                continue
-            which = event.id if isinstance(event, wire.Job) else getattr(event, "name", "")
-            text = render.event_text(event)
-            if told.get((kind, which)) == text:
-                continue
-            told[kind, which] = text
-            if isinstance(event, wire.Job) and event.status in wire.TERMINAL:
-                del told[kind, which]
-            exits.tell(f"{now().astimezone():%H:%M:%S}  {text}")
-    except KeyboardInterrupt:
-        return
-    raise NotRunningError(
-        "The daemon has stopped.", hint="`comfytunnel events` again shows what it does next."
-    )
+app.command(epilog="Example: comfytunnel events --json")(events)
 
 
 @app.command(epilog="Example: comfytunnel run workflow.json --input 10.image=photo.png -o .")

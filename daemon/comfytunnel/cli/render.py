@@ -76,42 +76,6 @@ def json_text(value: Any, *, indent: int = 0) -> str:
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def status_text(status: wire.Status, now: datetime, stuck: Sequence[wire.Job] = ()) -> str:
-    """Return the screen of `status`: for each tunnel its state, why, what happens next, ComfyUI and the road; then the jobs, and
-    what those in `stuck` wait for."""
-    status = safe(status)
-    lines = [f"comfytunnel {status.version}, pid {status.pid}, running for {span(status.started_at, now)}"]
-    if status.cause is not None:
-        lines += ["", f"  {status.cause.message}", *_hint(status.cause.hint, 2)]
-    if not status.tunnels and status.cause is None:
-        lines += ["", "  No tunnel is configured. Run: comfytunnel setup 'ssh -p ...'"]
-    for name, tunnel in status.tunnels.items():
-        lines += ["", *tunnel_lines(name, tunnel, now)]
-    lines += ["", f"jobs       {_counts(status.jobs)}"]
-    if status.queue is not None and status.queue.state != "open":
-        lines.append(f"queue      {queue_text(status.queue, now)}")
-    if status.web is not None:
-        lines.append(f"api        {', '.join(status.web.listen) or 'not there yet'}")
-        if status.web.cause is not None:
-            lines += [f"  why      {status.web.cause.message}", *_hint(status.web.cause.hint, 11)]
-    told = {tunnel.cause.message for tunnel in status.tunnels.values() if tunnel.cause is not None}
-    return "\n".join(lines + _stuck_lines(stuck, told))
-
-
-def _stuck_lines(stuck: Sequence[wire.Job], told: set[str]) -> list[str]:
-    """Return what jobs wait for, each reason once, and none that a tunnel has `told`."""
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for job in map(safe, stuck):
-        waits = waits_of(job)
-        if waits is not None and waits.message not in told:
-            reasons.setdefault((waits.message, waits.hint), []).append(job.id)
-    lines = []
-    for (message, hint), ids in reasons.items():
-        who = ids[0] if len(ids) == 1 else f"{len(ids)} jobs"
-        lines += [f"  waits    {who}: {message}", *_hint(hint, 11)]
-    return lines
-
-
 def queue_text(queue: wire.Queue, now: datetime) -> str:
     """Return the queue in one line; one that does not go on by itself says how."""
     there = f"{queue.waiting} waiting, {queue.on_server} on the server"
@@ -125,19 +89,10 @@ def waits_of(job: wire.Job) -> wire.WaitsFor | None:
     return job.comfytunnel.waits_for if job.comfytunnel else None
 
 
-def tunnel_lines(name: str, tunnel: wire.Tunnel, now: datetime) -> list[str]:
-    tunnel = safe(tunnel)
-    state = PHASES.get(tunnel.phase, tunnel.phase)
-    lines = [f"{printable(name):<10} {state}, for {span(tunnel.since, now)}"]
-    if tunnel.cause is not None and tunnel.phase != "down":
-        lines += [f"  why      {tunnel.cause.message}", *_hint(tunnel.cause.hint, 11)]
-    if tunnel.next is not None:
-        what, soon = NEXT.get(tunnel.next.action, (tunnel.next.action, "soon"))
-        at = tunnel.next.at
-        lines.append(f"  next     {what} {soon if at is None else when(at, now)}")
-    lines.append(f"  ComfyUI  {_comfyui(tunnel.comfyui)}")
-    lines.append(f"  road     {_road(tunnel)}")
-    return lines
+def next_text(following: wire.Next, now: datetime) -> str:
+    """Return what the daemon does next by itself, and when."""
+    what, soon = NEXT.get(following.action, (following.action, "soon"))
+    return f"{what} {soon if following.at is None else when(following.at, now)}"
 
 
 def tunnel_line(name: str, tunnel: wire.Tunnel) -> str:
@@ -148,11 +103,11 @@ def tunnel_line(name: str, tunnel: wire.Tunnel) -> str:
         if tunnel.cause is not None and tunnel.phase not in {"up", "down"}
         else ""
     )
-    comfyui = f"; ComfyUI {_comfyui(tunnel.comfyui)}" if tunnel.phase == "up" else ""
+    comfyui = f"; ComfyUI {comfyui_text(tunnel.comfyui)}" if tunnel.phase == "up" else ""
     return f"{printable(name)}: {PHASES.get(tunnel.phase, tunnel.phase)}{why}{comfyui}"
 
 
-def _comfyui(comfyui: wire.ComfyUI) -> str:
+def comfyui_text(comfyui: wire.ComfyUI) -> str:
     words = COMFYUI.get(comfyui.state, comfyui.state)
     version = f" {comfyui.version}" if comfyui.version else ""
     queue = f", {comfyui.queue} in its queue" if comfyui.queue else ""
@@ -160,7 +115,7 @@ def _comfyui(comfyui: wire.ComfyUI) -> str:
     return f"{words}{version}{queue}{detail}"
 
 
-def _road(tunnel: wire.Tunnel) -> str:
+def road_text(tunnel: wire.Tunnel) -> str:
     user = f"{tunnel.ssh.user}@" if tunnel.ssh.user else ""
     port = f":{tunnel.ssh.port}" if tunnel.ssh.port else ""
     measured = tunnel.rtt_ms is not None and tunnel.phase in {"up", "doubtful"}  # else it is an old link's
@@ -169,7 +124,7 @@ def _road(tunnel: wire.Tunnel) -> str:
     return f"{listen} -> {user}{tunnel.ssh.host}{port} -> {tunnel.remote}{delay}"
 
 
-def _counts(counts: wire.JobCounts) -> str:
+def counts_text(counts: wire.JobCounts) -> str:
     found = [f"{number} {name}" for name, number in msgspec.structs.asdict(counts).items() if number]
     return ", ".join(found) or "none"
 
@@ -291,7 +246,7 @@ def event_text(event: wire.Status | wire.TunnelEvent | wire.Job | wire.Outage) -
         tunnels = (
             "; ".join(tunnel_line(name, tunnel) for name, tunnel in event.tunnels.items()) or "no tunnels"
         )
-        return f"daemon {printable(event.version)}: {tunnels}; jobs: {_counts(event.jobs)}"
+        return f"daemon {printable(event.version)}: {tunnels}; jobs: {counts_text(event.jobs)}"
     if isinstance(event, wire.TunnelEvent):
         return tunnel_line(event.name, event.tunnel)
     if isinstance(event, wire.Outage):
