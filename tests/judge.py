@@ -1,7 +1,8 @@
-"""Every answer of the API that any test brings about is judged: /api/v2 by the contract's OpenAPI file, /v1 and the list of jobs by our own types.
+"""Every answer of the API that any test brings about is judged: by what the route table says of it, and what lies under /api/v2 by the contract's
+OpenAPI file too.
 
 An API in this process is judged as it answers, whoever asks; one in a process of its own where our clients and the SDK's read. What is wrong is
-collected, and the test fails at its end (conftest.py). A new route of /v1 gets its type here.
+collected, and the test fails at its end (conftest.py).
 """
 
 from __future__ import annotations
@@ -19,52 +20,24 @@ from aiohttp import web
 
 from comfytunnel import wire
 from comfytunnel.api import answers, assets, server, stream, tcp
+from comfytunnel.api.route import Events, Media, Route
+from comfytunnel.api.routes import ROUTES
 from comfytunnel.client import carrier
 from comfytunnel.client import connection as sockets
 from comfytunnel.protocol import EventParser
 from tests.api import contract
 
-TUNNELS = dict[str, wire.Tunnel]
-OURS: dict[tuple[str, str], Any] = {
-    ("GET", "/v1/status"): wire.Status,
-    ("GET", "/v1/tunnels"): TUNNELS,
-    ("GET", "/v1/tunnels/{name}"): wire.Tunnel,
-    ("POST", "/v1/tunnels/{name}/up"): wire.Tunnel,
-    ("POST", "/v1/tunnels/{name}/down"): wire.Tunnel,
-    ("POST", "/v1/tunnels/{name}/reconnect"): wire.Tunnel,
-    ("POST", "/v1/tunnels/{name}/trust"): wire.Trust,
-    ("GET", "/v1/health"): wire.Health,
-    ("GET", "/v1/ready"): wire.Ready,
-    ("GET", "/v1/metrics"): None,  # for Prometheus, which has its own tests
-    ("GET", "/v1/outages"): wire.OutageList,
-    ("GET", "/v1/doctor"): wire.Doctor,
-    ("GET", "/v1/events"): None,  # by event, below
-    ("POST", "/v1/reload"): dict[str, str | list[str]],
-    ("GET", "/v1/queue"): wire.Queue,
-    ("POST", "/v1/queue/pause"): wire.Queue,
-    ("POST", "/v1/queue/drain"): wire.Queue,
-    ("POST", "/v1/queue/resume"): wire.Queue,
-    ("POST", "/v1/jobs/{id}/retry"): wire.Job,
-    ("POST", "/v1/jobs/{id}/priority"): wire.Job,
-    ("POST", "/v1/jobs/{id}/move"): wire.Job,
-    ("DELETE", "/v1/jobs/{id}"): wire.Removed,
-    ("GET", "/v1/workflows"): wire.WorkflowList,
-    ("GET", "/v1/workflows/{name}"): wire.Workflow,
-    ("POST", "/api/generate"): wire.Job,
-    ("GET", "/api/v2/jobs"): wire.JobList,
-}
 GUARD = {"bad_request", "host_refused", "origin_refused", "site_refused", "other_user"}
 CONDITIONAL = {
     304,
     412,
 }  # HTTP's own answers to If-None-Match and If-Match, of which the contract says nothing
-JOB_EVENTS = {
+CONTRACT_EVENTS = {
     "status": "StatusEvent",
     "progress": "Progress",
     "preview": "PreviewEvent",
     "output": "Output",
 }
-DAEMON_EVENTS = {"status": wire.Status, "tunnel": wire.TunnelEvent, "job": wire.Job, "outage": wire.Outage}
 
 wrongs: list[str] = []
 """What was wrong with answers since the last test."""
@@ -83,9 +56,12 @@ def judged_event(path: str, name: str, data: bytes, event_id: str = "") -> None:
         body = msgspec.json.decode(data)
         if path.startswith("/api/v2/"):
             assert not event_id, "the contract's events carry no id"
-            contract.check_schema(JOB_EVENTS[name], body)
-        else:
-            _fits(DAEMON_EVENTS[name], body)
+            contract.check_schema(CONTRACT_EVENTS[name], body)
+        route = _route("GET", path.partition("?")[0])
+        assert route is not None
+        stream = route.answers[200]
+        assert isinstance(stream, Events)
+        _fits(stream.kinds[name], body)
     except Exception as error:  # noqa: BLE001 - as above
         wrongs.append(f"event {name} of {path}: {error}"[:2000])
 
@@ -98,13 +74,10 @@ def _judge(method: str, path: str, status: int, headers: Any, body: bytes | None
         assert int(headers["Retry-After"]) >= 0
     if status == 401:
         assert headers["WWW-Authenticate"] == "Bearer"
-    if body is None:
-        assert route is None or route in OURS or contract.allows(method, route[1], status)
-        return
-    if method == "HEAD" or status in (204, 304, 416):
-        assert status < 400 or route is not None
-        if route is not None:
-            assert contract.allows(method, route[1], status)
+    if body is None or method == "HEAD" or status in (204, 304, 416):
+        assert route is None or status in {401, *route.answers, *route.refusals}, "a status that is not told"
+        assert route is not None or status < 400 or method != "HEAD"
+        _by_contract(route, status, None)
         return
     is_json = headers["Content-Type"].partition(";")[0] == "application/json"
     told: Any = msgspec.json.decode(body) if is_json else None
@@ -113,33 +86,44 @@ def _judge(method: str, path: str, status: int, headers: Any, body: bytes | None
         code = told["error"]["code"]
         if code in GUARD and answers.STATUS[code] == status:
             return  # said before the API has seen anything of the request
+        if told["error"]["message"].startswith("There is no route"):
+            route = None  # over TCP there are fewer
         assert status in (answers.STATUS[code], answers.CONTRACT_WORD.get(answers.STATUS[code])), (
             "another status"
         )
     if route is None:
         assert status in (400, 401, 403, 404, 405), "there is no such route"
-    elif route in OURS:
-        if status < 400 and OURS[route] is not None:
-            _fits(OURS[route], told)
+        return
+    if status >= 400:
+        known = ("unauthorized", *route.refusals.get(status, ()))
+        assert code in known, f"the table does not tell of {code}"
     else:
-        contract.check(method, route[1], status, told)
+        kind = route.answers[status]
+        if isinstance(kind, Media):
+            assert kind.content_type in ("*/*", headers["Content-Type"])
+        else:
+            _fits(kind, told)
+    _by_contract(route, status, told)
+
+
+def _by_contract(route: Route | None, status: int, told: Any) -> None:
+    """Judge what is the contract's too."""
+    if route is None or not contract.knows(*route.key) or (told is None and status in CONDITIONAL):
+        return
+    if told is None:
+        assert contract.allows(*route.key, status)
+    else:
+        contract.check(*route.key, status, told)
 
 
 @functools.cache
-def _patterns() -> list[tuple[str, str, re.Pattern[str]]]:
-    return [
-        (method, path, re.compile(re.sub(r"\{\w+\}", "[^/]+", path))) for method, path, _ in server.ROUTES
-    ]
+def _patterns() -> list[tuple[Route, re.Pattern[str]]]:
+    return [(route, re.compile(re.sub(r"\{\w+\}", "[^/]+", route.path))) for route in ROUTES]
 
 
-def _route(method: str, path: str) -> tuple[str, str] | None:
+def _route(method: str, path: str) -> Route | None:
     return next(
-        (
-            (known, route)
-            for known, route, pattern in _patterns()
-            if known == method and pattern.fullmatch(path)
-        ),
-        None,
+        (route for route, pattern in _patterns() if route.method == method and pattern.fullmatch(path)), None
     )
 
 
@@ -188,8 +172,7 @@ stream_send = stream.Stream.send
 async def _prepare(self: Any, request: web.BaseRequest) -> Any:
     """Files are sent by aiohttp: their status is known when their head is out."""
     prepared = await file_prepare(self, request)
-    if self.status not in CONDITIONAL:
-        judged(request.method, request.path, self.status, self.headers, None)
+    judged(request.method, request.path, self.status, self.headers, None)
     return prepared
 
 

@@ -13,6 +13,11 @@ from typing import Annotated, Any
 
 import msgspec
 
+from comfytunnel.wireasked import AssetForm as AssetForm
+from comfytunnel.wireasked import DoctorQuery as DoctorQuery
+from comfytunnel.wireasked import JobsQuery as JobsQuery
+from comfytunnel.wireasked import OutagesQuery as OutagesQuery
+from comfytunnel.wireasked import RemoveQuery as RemoveQuery
 from comfytunnel.wirecause import Cause as Cause
 from comfytunnel.wirejobs import NEVER as NEVER
 from comfytunnel.wirejobs import TERMINAL as TERMINAL
@@ -179,6 +184,16 @@ class Ready(msgspec.Struct, frozen=True):
     why: dict[str, str] = {}
 
 
+class Reloaded(msgspec.Struct, frozen=True):
+    """`reloaded`: the config's path. Tunnels by name; `sections`: the other parts of the file that changed."""
+
+    reloaded: str
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    sections: list[str]
+
+
 class HostKey(msgspec.Struct, frozen=True):
     """A host's public key, as `ssh-keygen -l` shows it: SHA256:..., ssh-ed25519."""
 
@@ -189,7 +204,9 @@ class HostKey(msgspec.Struct, frozen=True):
 class TrustRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The key that a person has seen; without it nothing is asked but what there is to see."""
 
-    fingerprint: Annotated[str, msgspec.Meta(pattern=r"^SHA256:[A-Za-z0-9+/]{43}\Z")] | None = None
+    fingerprint: Annotated[str, msgspec.Meta(pattern="^SHA256:[A-Za-z0-9+/]{43}$", max_length=50)] | None = (
+        None
+    )
 
 
 class Trust(msgspec.Struct, frozen=True, kw_only=True):

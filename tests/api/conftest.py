@@ -234,7 +234,9 @@ class HandScheduler:
 
     async def retry(self, job_id: str, inputs: tuple[Input, ...], *, hooked: bool = True) -> Job:
         self.hooked = hooked
-        workflow = await self.store.workflow(job_id) or {}
+        workflow = await self.store.workflow(job_id)
+        if workflow is None:
+            raise NotFoundError(f"There is no job {job_id}.")
         return await self.submit(NewJob(workflow=workflow, inputs=inputs, retry_of=job_id))
 
     async def prioritise(self, job_id: str, priority: int) -> Job:

@@ -59,6 +59,10 @@ def closed(schema: Any, *besides: str) -> Any:
     return found
 
 
+def knows(method: str, route: str) -> bool:
+    return method.lower() in _contract()["paths"].get(route, {})
+
+
 def allows(method: str, route: str, status: int) -> bool:
     """Whether the contract knows this status of this route."""
     return str(status) in _contract()["paths"][route][method.lower()]["responses"]

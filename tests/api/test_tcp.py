@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from comfytunnel.api.server import ROUTES
+from comfytunnel.api.routes import ROUTES
 from comfytunnel.config import Tcp, WebConfig
 from comfytunnel.fdstore import Handed
 from comfytunnel.notify import Notifier
@@ -99,9 +99,7 @@ async def raw(port: int, request: bytes, host: str = "127.0.0.1") -> bytes:
 # --- which part -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [(method, path) for method, path, _ in ROUTES], ids=lambda text: text
-)
+@pytest.mark.parametrize(("method", "path"), [route.key for route in ROUTES], ids=lambda text: text)
 async def test_over_tcp_there_is_comfy_api_v2_and_of_ours_what_the_page_needs(
     web: Web, method: str, path: str
 ) -> None:

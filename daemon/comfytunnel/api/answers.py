@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -83,6 +83,7 @@ _BESIDE = {
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
+Query = TypeVar("Query", bound=msgspec.Struct)
 _log = structlog.get_logger("comfytunnel.api")
 
 
@@ -94,13 +95,16 @@ def answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) 
     )
 
 
+def status_of(code: str, path: str) -> int:
+    """Return the HTTP status of a code under a path, where the contract may have another word."""
+    status = STATUS.get(code, 500)
+    return CONTRACT_WORD.get(status, status) if path.startswith("/api/v2/") else status
+
+
 def refusal(error: Error, path: str = "") -> web.Response:
     """Return the envelope of an error, with the status of its code, or of its class where its own code has none. `path`: what was
     asked for, where the contract may have another word."""
-    code = error.code_on_wire if error.code_on_wire in STATUS else type(error).code
-    status = STATUS.get(code, 500)
-    if path.startswith("/api/v2/"):
-        status = CONTRACT_WORD.get(status, status)
+    status = status_of(error.code_on_wire if error.code_on_wire in STATUS else type(error).code, path)
     details = dict(error.details)
     if error.hint:
         details["hint"] = error.hint
@@ -124,13 +128,7 @@ async def read_json(request: web.Request, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at ")
-        where = path.strip("`") or "$"
-        raise UsageError(
-            f"The request does not fit: {message[:1].lower()}{message[1:]}, at {where}.",
-            hint="docs/api.md shows the shape that this route takes.",
-            details={"path": where},
-        ) from error
+        raise _unfit(error) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise UsageError(
@@ -138,6 +136,29 @@ async def read_json(request: web.Request, kind: type[T]) -> T:
             hint="Check the file: in JSON strings take double quotes, and nothing follows the last brace.",
             code="invalid_json",
         ) from error
+
+
+def read_query(query: Mapping[str, str], kind: type[Query]) -> Query:
+    """Return the parameters of a query as `kind`, a wire struct. UsageError for one that it has not, and for a value that does not fit."""
+    known = [field.encode_name for field in msgspec.structs.fields(kind)]
+    for name in sorted(set(query) - set(known)):
+        raise UsageError(
+            f"This route knows no parameter {name[:80]!r}.", hint=f"It takes {', '.join(known)}."
+        )
+    try:
+        return msgspec.convert(dict(query), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _unfit(error) from error
+
+
+def _unfit(error: msgspec.ValidationError) -> UsageError:
+    message, _, path = str(error).partition(" - at ")
+    where = path.strip("`") or "$"
+    return UsageError(
+        f"The request does not fit: {message[:1].lower()}{message[1:]}, at {where}.",
+        hint="docs/api.md shows the shape that this route takes.",
+        details={"path": where},
+    )
 
 
 def claim_of(request: web.Request) -> str | None:

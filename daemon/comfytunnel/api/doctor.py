@@ -6,15 +6,16 @@ import asyncio
 
 from aiohttp import web
 
-from comfytunnel.api.answers import answer
+from comfytunnel import wire
+from comfytunnel.api.answers import answer, read_query
 from comfytunnel.api.context import context
 from comfytunnel.errors import Error
 
 
 async def doctor(request: web.Request) -> web.Response:
     """The whole road of one tunnel (`?tunnel=NAME`) or of each, step by step."""
-    its = context(request)
-    looking = asyncio.ensure_future(its.doctor(request.query.get("tunnel")))
+    its, asked = context(request), read_query(request.query, wire.DoctorQuery)
+    looking = asyncio.ensure_future(its.doctor(asked.tunnel))
     stopping = asyncio.ensure_future(its.closing.until(bool))
     try:
         await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)

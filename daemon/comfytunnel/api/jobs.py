@@ -9,26 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated
 
 import msgspec
 from aiohttp import web
 
 from comfytunnel import wire
 from comfytunnel.api import webhooks
-from comfytunnel.api.answers import answer, claim_of, read_json
+from comfytunnel.api.answers import answer, claim_of, read_json, read_query
 from comfytunnel.api.context import Context, context, origin
 from comfytunnel.comfy.shapes import PARTNER_KEY
 from comfytunnel.errors import NotFoundError, UsageError, WorkflowError
 from comfytunnel.jobs.model import Hook, Job, LiveProgress, NewJob, Output, Status
 
-PAGE = 100  # jobs on one page of the list, and the most that may be asked for
-FILTERS = ("status", "prefix", "label", "tunnel", "since", "cursor", "limit")
-"""What the list of jobs takes."""
-TEXT_MOST = 1000  # characters of a label or a tunnel's name that are looked for
 PARTNER_KEY_MOST = 4096  # characters
-_PREFIX = re.compile(r"[0-9a-f-]{4,36}")  # of a UUID; as short as git takes
-_AWARE = Annotated[datetime, msgspec.Meta(tz=True)]
 _LABEL = re.compile(r"metadata\[.*\]")  # as comfy-sdk 0.5 asks for jobs with labels
 
 
@@ -88,64 +81,22 @@ async def _read_request(request: web.Request) -> wire.JobRequest:
 
 async def listing(request: web.Request) -> web.Response:
     """Newest first. Ours: the contract has no list. `metadata[KEY]=VALUE` asks for labels that no job has: we take none."""
-    its, query = context(request), request.query
-    labels = {name for name in query if _LABEL.fullmatch(name)}
-    unknown = sorted(set(query) - set(FILTERS) - labels)
-    if unknown:
-        raise UsageError(
-            f"The list of jobs knows no parameter {unknown[0]!r}.",
-            hint=f"It takes {', '.join(FILTERS)}.",
-        )
-    found, following = await its.store.listing(
-        status=_status(query.get("status")),
-        prefix=_prefix(query.get("prefix")),
-        label=_text("label", query.get("label")),
-        tunnel=_text("tunnel", query.get("tunnel")),
-        since=_since(query.get("since")),
-        cursor=query.get("cursor"),
-        limit=_limit(query.get("limit")),
-    )
+    its = context(request)
+    labels = {name for name in request.query if _LABEL.fullmatch(name)}
+    plain = {name: value for name, value in request.query.items() if name not in labels}
+    asked = read_query(plain, wire.JobsQuery)
     if labels:
         return answer(wire.JobList([], None))
+    found, following = await its.store.listing(
+        status=Status(asked.status) if asked.status else None,
+        prefix=asked.prefix,
+        label=asked.label,
+        tunnel=asked.tunnel,
+        since=asked.since,
+        cursor=asked.cursor,
+        limit=asked.limit,
+    )
     return answer(wire.JobList(await views(its, found, origin(request)), following))
-
-
-def _status(given: str | None) -> Status | None:
-    try:
-        return None if given is None else Status(given)
-    except ValueError:
-        raise UsageError(f"There is no status {given!r}.", hint=f"There are {', '.join(Status)}.") from None
-
-
-def _prefix(given: str | None) -> str | None:
-    if given is not None and not _PREFIX.fullmatch(given):
-        raise UsageError(
-            f"prefix is {given[:80]!r}, and must be what a job's id begins with: 4 characters of it at least.",
-        )
-    return given
-
-
-def _text(name: str, given: str | None) -> str | None:
-    if given is not None and not 1 <= len(given) <= TEXT_MOST:
-        raise UsageError(f"{name} must be a text of 1 to {TEXT_MOST} characters.")
-    return given
-
-
-def _since(given: str | None) -> datetime | None:
-    try:
-        return None if given is None else msgspec.convert(given, _AWARE)
-    except msgspec.ValidationError:
-        raise UsageError(
-            f"since is {given!r}, and must be a time.", hint="As RFC 3339 has it: 2026-01-02T03:04:05Z."
-        ) from None
-
-
-def _limit(given: str | None) -> int:
-    if given is None:
-        return PAGE
-    if not (given.isascii() and given.isdigit() and len(given) <= len(str(PAGE)) and 1 <= int(given) <= PAGE):
-        raise UsageError(f"limit is {given!r}, and must be a number from 1 to {PAGE}.")
-    return int(given)
 
 
 async def show(request: web.Request) -> web.Response:

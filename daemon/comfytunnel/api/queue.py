@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from comfytunnel import wire
-from comfytunnel.api.answers import answer, read_json
+from comfytunnel.api.answers import answer, read_json, read_query
 from comfytunnel.api.context import Context, context, origin, over_tcp
 from comfytunnel.api.jobs import find, view
 from comfytunnel.errors import RefusedError, UsageError
@@ -81,13 +81,10 @@ async def move(request: web.Request) -> web.Response:
 
 async def remove(request: web.Request) -> web.Response:
     """Forget an ended job. 200 with what became of its files."""
-    its = context(request)
-    files = request.query.get("files", "false")
-    if files not in ("true", "false") or set(request.query) - {"files"}:
-        raise UsageError("A job is removed with files=true or files=false, and nothing else is taken.")
+    its, asked = context(request), read_query(request.query, wire.RemoveQuery)
     job = await find(request)
     found = await its.store.outputs(job.id)
-    gone, stay = await forget(its.store, job, found, files=files == "true")
+    gone, stay = await forget(its.store, job, found, files=asked.files)
     return answer(wire.Removed(job.id, gone, stay))
 
 

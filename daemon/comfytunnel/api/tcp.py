@@ -19,7 +19,8 @@ from aiohttp import web
 from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, refusal, sign
 from comfytunnel.api.context import CONTEXT, TCP, Context
 from comfytunnel.api.page import Page
-from comfytunnel.api.server import ROUTES, STOP_GRACE
+from comfytunnel.api.routes import ROUTES
+from comfytunnel.api.server import STOP_GRACE
 from comfytunnel.errors import Error, RefusedError, UsageError
 from comfytunnel.feed import Feed
 
@@ -85,9 +86,9 @@ class TcpApi:
         )
         app[CONTEXT], app[TCP] = self._context, True
         app.on_response_prepare.extend([sign, _harden])
-        for method, path, handler in ROUTES:
-            if path.startswith("/api/v2/") or (method, path) in OURS:
-                app.router.add_route(method, path, handler)
+        for route in ROUTES:
+            if route.path.startswith("/api/v2/") or route.key in OURS:
+                app.router.add_route(route.method, route.path, route.handler)
         for path, handler in Page().routes():
             app.router.add_get(path, handler)
             self._open_to_all.add(handler)

@@ -1,0 +1,140 @@
+"""Draws /v1/openapi.json (OpenAPI 3.1) from the route table and the types of wire.py. Pure; knows no route and no type by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from comfytunnel import __version__, wire
+from comfytunnel.api.route import Events, Form, Media, Route
+
+REF = "#/components/schemas/{name}"
+JSON = "application/json"
+ABOUT = (
+    "Served over HTTP/1.1 on the daemon's Unix socket; the name of the host does not matter. docs/api.md says more. "
+    "Under /api/v2 it is the Comfy API v2 with an extra key `comfytunnel`."
+)
+
+
+def document(routes: Sequence[Route]) -> dict[str, Any]:
+    """Return the document: plain JSON values."""
+    kinds = list(dict.fromkeys([*_kinds(routes), wire.ErrorEnvelope, wire.WebhookMessage]))
+    schemas, components = msgspec.json.schema_components(kinds, ref_template=REF)
+    schema_of = dict(zip(kinds, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of)
+    message = {"required": True, "content": {JSON: {"schema": schema_of[wire.WebhookMessage]}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "comfytunnel", "version": __version__, "description": ABOUT},
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "webhooks": {
+            "job": {
+                "post": {
+                    "summary": "What the receiver of a job's webhook gets when the job has ended.",
+                    "requestBody": message,
+                    "responses": {"2XX": {"description": "understood"}},
+                }
+            }
+        },
+        "components": {"schemas": dict(sorted(components.items()))},
+    }
+
+
+def _kinds(routes: Sequence[Route]) -> Iterator[Any]:
+    """Every type that needs a schema."""
+    for route in routes:
+        for kind in (route.takes, *route.answers.values()):
+            match kind:
+                case None | Media():
+                    pass
+                case Form(fields=fields):
+                    yield fields
+                case Events(kinds=kinds):
+                    yield from kinds.values()
+                case _:
+                    yield kind
+
+
+def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
+    room = route.handler.__module__.rpartition(".")[2]
+    operation: dict[str, Any] = {
+        "operationId": f"{room}_{route.handler.__name__}",
+        "tags": [room],
+        "summary": route.summary,
+        "parameters": list(_parameters(route)),
+    }
+    if route.takes is not None:
+        is_form = isinstance(route.takes, Form)
+        kind = route.takes.fields if is_form else route.takes
+        operation["requestBody"] = {
+            "required": not route.optional,
+            "content": {"multipart/form-data" if is_form else JSON: {"schema": schema_of[kind]}},
+        }
+    operation["responses"] = {
+        str(status): _answer(kind, schema_of) for status, kind in route.answers.items()
+    } | {
+        str(status): _refusal(status, codes, schema_of, route.method == "HEAD")
+        for status, codes in route.refusals.items()
+    }
+    return operation
+
+
+def _parameters(route: Route) -> Iterator[dict[str, Any]]:
+    for name in re.findall(r"\{(\w+)\}", route.path):
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    if route.query is not None:
+        [whole] = msgspec.json.schema(route.query)["$defs"].values()
+        for name, schema in whole["properties"].items():
+            needed = name in whole.get("required", ())
+            yield {"name": name, "in": "query", "required": needed, "schema": _in_text(schema)}
+    for name in route.headers:
+        yield {"name": name, "in": "header", "required": False, "schema": {"type": "string"}}
+    if any(isinstance(kind, Events) and kind.ids for kind in route.answers.values()):
+        number = {"type": "string", "pattern": "^[0-9]{0,18}$"}
+        yield {"name": "Last-Event-ID", "in": "header", "required": False, "schema": number}
+
+
+def _in_text(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter that is left out is null here; no text says so."""
+    said = {key: value for key, value in schema.items() if (key, value) != ("default", None)}
+    choices = [choice for choice in said.get("anyOf", ()) if choice != {"type": "null"}]
+    if "enum" in said:
+        said["enum"] = [value for value in said["enum"] if value is not None]
+    return choices[0] if len(choices) == 1 else said
+
+
+def _answer(kind: Any, schema_of: dict[Any, Any]) -> dict[str, Any]:
+    match kind:
+        case None:
+            return {"description": "Without a body."}
+        case Media(content_type=content_type):
+            return {"description": "The bytes.", "content": {content_type: {}}}
+        case Events(kinds=kinds):
+            told = ", ".join(kinds)
+            events = {
+                "schema": {"type": "string"},
+                "x-events": {name: schema_of[kind] for name, kind in kinds.items()},
+            }
+            return {
+                "description": f"Server-Sent Events ({told}); the data of each is JSON, as `x-events` says.",
+                "content": {"text/event-stream": events},
+            }
+        case _:
+            return {"description": "As asked.", "content": {JSON: {"schema": schema_of[kind]}}}
+
+
+def _refusal(status: int, codes: list[str], schema_of: dict[Any, Any], headless: bool) -> dict[str, Any]:
+    told: dict[str, Any] = {"description": "Refused: " + ", ".join(codes) + "."}
+    if not headless:
+        coded = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
+        told["content"] = {JSON: {"schema": {"allOf": [schema_of[wire.ErrorEnvelope], coded]}}}
+    if status in (429, 503):
+        seconds = {"type": "string", "pattern": "^[0-9]+$"}
+        told["headers"] = {"Retry-After": {"description": "Seconds.", "required": True, "schema": seconds}}
+    return told
