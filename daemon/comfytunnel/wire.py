@@ -35,6 +35,7 @@ from comfytunnel.wirejobs import JobRequestExtra as JobRequestExtra
 from comfytunnel.wirejobs import JobUrls as JobUrls
 from comfytunnel.wirejobs import JobWorkflow as JobWorkflow
 from comfytunnel.wirejobs import MoveRequest as MoveRequest
+from comfytunnel.wirejobs import NodeTime as NodeTime
 from comfytunnel.wirejobs import Output as Output
 from comfytunnel.wirejobs import OutputExtra as OutputExtra
 from comfytunnel.wirejobs import PreviewEvent as PreviewEvent

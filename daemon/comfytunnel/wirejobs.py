@@ -149,11 +149,25 @@ class Generated(msgspec.Struct, frozen=True):
     params: dict[str, Any] = {}
 
 
+class NodeTime(msgspec.Struct, frozen=True):
+    """How long one node of a job took, in `seconds` as they were heard over the websocket; `whole` false: its beginning or its end was not. `steps`: of a
+    sampler and its like. `cached`: it need not run."""
+
+    node_id: str
+    class_type: str
+    title: str
+    seconds: float
+    steps: int | None = None
+    cached: bool = False
+    whole: bool = True
+
+
 class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
     """`executions`: how often ComfyUI is known to have been given the prompt, `losses`: how often it has provably lost it, `doubts`: submissions that
     were given up unheard and may come late, `moves`: how often the job was
     moved away from one that may have run it. `folder`: where the outputs are. `ttl`, `time_to_run`:
-    seconds from the submission in which it must begin to run, and that it may run; null: no limit. `warnings`: what may be wrong with the workflow. `generated` null: the job was submitted as a workflow."""
+    seconds from the submission in which it must begin to run, and that it may run; null: no limit. `warnings`: what may be wrong with the workflow. `node_times`: of a job that
+    has run, in the order of their beginnings, at most 200; null in lists and streams. `generated` null: the job was submitted as a workflow."""
 
     revision: int
     tunnel: str | None = None
@@ -172,6 +186,7 @@ class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None = None
     webhook: Webhook | None = None
     warnings: list[str] = []
+    node_times: list[NodeTime] | None = None
     generated: Generated | None = None
 
 

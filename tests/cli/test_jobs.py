@@ -13,7 +13,7 @@ from comfytunnel import wire
 from comfytunnel.cli.screen import Seen, screen
 from comfytunnel.cli.words import moment
 from comfytunnel.errors import RefusedError, UsageError
-from comfytunnel.jobs.model import Job, NewJob, Stage, Status, Waits
+from comfytunnel.jobs.model import Job, NewJob, NodeTime, Stage, Status, Waits
 from tests.api.conftest import STARTED, WORKFLOW, Api, a_tunnel
 from tests.cli.conftest import Cli
 
@@ -238,3 +238,26 @@ def test_a_time_is_said_in_the_words_of_people() -> None:
     for wrong in ("", "2", "-1h", "9999999d", "2026-13-01", "tomorrow"):
         with pytest.raises(UsageError):
             moment(wrong, now)
+
+
+# --- the times of nodes ---------------------------------------------------------------------------------------------
+
+
+async def test_show_says_how_long_each_node_took(api: Api, cli: Cli) -> None:
+    job_id = await api.submit()
+    await api.scheduler.start(job_id)
+    node = NodeTime(node_id="3", class_type="KSampler", title="Paint\x1b[2J it", seconds=12.5, steps=20)
+    others = [
+        NodeTime(node_id="4", class_type="VAEDecode", title="VAEDecode", seconds=0.25, whole=False),
+        NodeTime(node_id="5", class_type="L", title="L", seconds=0.0, cached=True),
+    ]
+    await api.store.move(
+        job_id, expect=Stage.ON_SERVER, stage=Stage.FETCHING, status=Status.RUNNING, times=[node, *others]
+    )
+    out = (await cli("jobs", "show", job_id)).out
+    assert "nodes      12.5 s  3    Paint it (KSampler), 20 steps (1.6 a second)\n" in out
+    assert "           250 ms  4    VAEDecode, not all of it was heard\n" in out
+    assert "           1 node from the cache\n" in out
+    assert "\x1b" not in out
+    listed = json.loads((await cli("jobs", "--json")).out)["jobs"][0]
+    assert listed["comfytunnel"]["node_times"] is None

@@ -100,8 +100,15 @@ async def listing(request: web.Request) -> web.Response:
 
 
 async def show(request: web.Request) -> web.Response:
+    """The only answer with the times of the nodes: there may be two hundred."""
     its = context(request)
-    return answer(await view(its, await find(request), origin(request)))
+    job = await find(request)
+    shown = await view(its, job, origin(request))
+    times = [wire.NodeTime(**msgspec.structs.asdict(time)) for time in await its.store.node_times(job.id)]
+    if shown.comfytunnel is not None and times:
+        extra = msgspec.structs.replace(shown.comfytunnel, node_times=times)
+        shown = msgspec.structs.replace(shown, comfytunnel=extra)
+    return answer(shown)
 
 
 async def workflow(request: web.Request) -> web.Response:

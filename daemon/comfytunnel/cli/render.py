@@ -49,6 +49,7 @@ NOTICED = {
     "sleep": "closed before the sleep",
     "try": "could not connect, noticed after {}",
 }
+TIMES_SHOWN = 20  # nodes whose times `jobs show` prints
 _LINES = frozenset({"traceback", "banner"})  # fields in which a line break means something
 _OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
@@ -190,6 +191,8 @@ def job_text(job: wire.Job, now: datetime) -> str:
     ):
         if moment is not None:
             lines.append(f"{name:<10} {moment.astimezone():%Y-%m-%d %H:%M:%S} ({span(moment, now)} ago)")
+    if extra is not None and extra.node_times:
+        lines += time_lines(extra.node_times)
     lines += [
         f"output     {output.comfytunnel.path if output.comfytunnel else output.name}"
         for output in job.outputs
@@ -197,6 +200,30 @@ def job_text(job: wire.Job, now: datetime) -> str:
     if job.error is not None:
         lines += failure_lines(job.error)
     return "\n".join(lines)
+
+
+def time_lines(times: Sequence[wire.NodeTime]) -> list[str]:
+    """Return how long the nodes took, in the order of their beginnings, of many the slowest only. `times` are safe."""
+    ran = [time for time in times if not time.cached]
+    least = (
+        sorted((time.seconds for time in ran), reverse=True)[TIMES_SHOWN - 1]
+        if len(ran) > TIMES_SHOWN
+        else 0.0
+    )
+    shown = [time for time in ran if time.seconds >= least][:TIMES_SHOWN]
+    width = max((len(_took(time.seconds)) for time in shown), default=0)
+    lines = []
+    for time in shown:
+        name = time.title if time.title == time.class_type else f"{time.title} ({time.class_type})"
+        pace = f", {time.steps} steps" if time.steps else ""
+        pace += f" ({time.steps / time.seconds:.1f} a second)" if time.steps and time.seconds else ""
+        heard = "" if time.whole else ", not all of it was heard"
+        lines.append(f"{_took(time.seconds):>{width}}  {time.node_id:<4} {name}{pace}{heard}")
+    if len(ran) > len(shown):
+        lines.append(f"{_some(len(ran) - len(shown), 'quicker node')} more (--json shows them)")
+    if len(times) > len(ran):
+        lines.append(f"{_some(len(times) - len(ran), 'node')} from the cache")
+    return [f"{'nodes' if not number else '':<10} {line}" for number, line in enumerate(lines)]
 
 
 def _webhook(hook: wire.Webhook, now: datetime) -> str:

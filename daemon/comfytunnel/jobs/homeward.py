@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from comfytunnel.jobs import names, outputs
 from comfytunnel.jobs.frames import Frames
 from comfytunnel.jobs.marker import Marker
 from comfytunnel.jobs.meter import Meter
-from comfytunnel.jobs.model import Changes, Failure, Job, Output, Stage, Status
+from comfytunnel.jobs.model import Changes, Failure, Job, NodeTime, Output, Stage, Status
 from comfytunnel.jobs.patience import Patience
 from comfytunnel.jobs.place import JobsSettings, Place
+from comfytunnel.jobs.stopwatch import Stopwatch
 from comfytunnel.jobs.store import Store
 from comfytunnel.jobs.verdict import Process, ended, lost
 
@@ -50,6 +51,7 @@ class Homeward(Patience):
         super().__init__(place, marker, settings, now=now, changed=changed)
         self.job = job
         self.meter: Meter | None = None
+        self.stopwatch: Stopwatch | None = None
         self.frames = Frames()
         self._fresh = False  # it has ended just now: nothing has come home, nor begun to
         self._unserved: Counter[int] = Counter()
@@ -142,12 +144,18 @@ class Homeward(Patience):
     async def _process(self) -> Process:
         return await self._marker.process(self.job.server)
 
-    async def _move(self, changes: Changes, at: str | None = None, decided: Job | None = None) -> None:
+    async def _move(
+        self,
+        changes: Changes,
+        at: str | None = None,
+        decided: Job | None = None,
+        times: Sequence[NodeTime] = (),
+    ) -> None:
         """Compare and set on disk; if somebody else was faster, or the job may not go to `at` any more, or a cancel has come since it was `decided` (as
         the job was then; None: just now), take up what is there."""
         job = decided or self.job
         after = await self._store.move(
-            job.id, expect=job.stage, at=at, canceled=job.cancel_requested, **changes
+            job.id, expect=job.stage, at=at, canceled=job.cancel_requested, times=times, **changes
         )
         after = after or await self._store.get(self.job.id)
         if after is not None:

@@ -266,6 +266,18 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
+class NodeTime(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a node of a job took, in seconds as they were heard; `whole` False: its beginning or its end was not. `steps`: of a sampler and its like."""
+
+    node_id: str
+    class_type: str
+    title: str
+    seconds: float
+    steps: int | None = None
+    cached: bool = False
+    whole: bool = True
+
+
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """What a submitter asks for. `tunnel` null: any. Higher `priority` runs earlier, -1000 to 1000. `inputs`: what of the graph is a file
     of ours. `fail_fast`: fail where it would have to wait for more than the jobs before it. `validate`: refuse what ComfyUI surely would. The

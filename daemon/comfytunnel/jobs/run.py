@@ -38,6 +38,7 @@ from comfytunnel.jobs.meter import Meter
 from comfytunnel.jobs.model import Input, Job, Stage, Status, Waits
 from comfytunnel.jobs.place import JobsSettings, Place
 from comfytunnel.jobs.reading import judged, rejected
+from comfytunnel.jobs.stopwatch import Stopwatch
 from comfytunnel.jobs.store import Store
 from comfytunnel.jobs.verdict import (
     CREDENTIAL_GONE,
@@ -123,7 +124,7 @@ class Run(Homeward):
         if latest is not None:
             self.note(latest)  # a cancel between the reading of the job and our beginning told nobody
         graph = parse_api_graph(workflow)
-        self.meter = Meter(graph)
+        self.meter, self.stopwatch = Meter(graph), Stopwatch(graph)
         self.frames.expect(graph)
         return workflow
 
@@ -285,7 +286,10 @@ class Run(Homeward):
                 max_files=self.settings.max_files,
             )
             if changes is not None:
-                await self._move(changes)
+                left = (
+                    self.stopwatch if changes.get("stage", Stage.ON_SERVER) is not Stage.ON_SERVER else None
+                )
+                await self._move(changes, times=left.times(clock()) if left is not None else ())
                 self._fresh = self._at(Stage.FETCHING)
                 continue
             failure = overdue(self.job, look.seen, self._now())

@@ -102,8 +102,14 @@ MIGRATIONS = (
         PRIMARY KEY (place, given_id)
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE node_times (
+        job_id TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
+        body BLOB NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
-"""`body` is the whole Job, Output, Asset, Input or Hook as JSON; what is searched for stands in columns of its own beside it."""
+"""`body` is the whole Job, Output, Asset, Input or Hook, or all NodeTimes of a job, as JSON; what is searched for stands in columns of its own beside it."""
 
 CHECKED_SIZE = 32 * 1024**2
 """Bytes up to which a file is checked whole at the start (some 30 ms); in a larger one only what is read is judged."""

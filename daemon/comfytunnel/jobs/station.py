@@ -299,9 +299,10 @@ class Station:
                     run.wake.set()
             return
         about = self._about(event)
-        if about is None or about.meter is None:
+        if about is None or about.meter is None or about.stopwatch is None:
             return
         about.meter.feed(event)
+        about.stopwatch.feed(event, asyncio.get_running_loop().time(), self.listener.session)
         about.frames.feed(event, self.listener.session)
         if isinstance(event, Started | Finished):
             about.hinted = isinstance(event, Finished)

@@ -9,7 +9,7 @@ and a caller that is cancelled leaves either all of it or nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, Unpack
 from uuid import uuid4
@@ -18,7 +18,7 @@ import msgspec
 
 from comfytunnel.errors import UsageError
 from comfytunnel.jobs.hookstore import HookStore
-from comfytunnel.jobs.model import Changes, Input, Job, NewJob, Output, Stage, Status, apply
+from comfytunnel.jobs.model import Changes, Input, Job, NewJob, NodeTime, Output, Stage, Status, apply
 from comfytunnel.jobs.strays import Strays
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ CLAIM_AGE = timedelta(hours=24)
 
 _jobs = msgspec.json.Decoder(Job)
 _outputs = msgspec.json.Decoder(Output)
+_times = msgspec.json.Decoder(list[NodeTime])
 _inputs = msgspec.json.Decoder(Input)
 
 
@@ -194,10 +195,12 @@ class Store(Strays, HookStore):
         at: str | None = None,
         canceled: bool | None = None,
         leaving: datetime | None = None,
+        times: Sequence[NodeTime] = (),
         **changes: Unpack[Changes],
     ) -> Job | None:
         """Compare and set: the job after the move, or None if its stage is not (any more) as expected. `at`: nor if it may not go to this place
-        (any more). `canceled`: nor if a cancel was asked for meanwhile, or was not. `leaving`: now; what it leaves behind at its place is written down with the move.
+        (any more). `canceled`: nor if a cancel was asked for meanwhile, or was not. `leaving`: now; what it leaves behind at its place is written down with the move. `times`: of its nodes,
+        as far as it has run.
 
         Raises IllegalMoveError for a move that the model does not allow.
         """
@@ -216,11 +219,24 @@ class Store(Strays, HookStore):
                 after.stage is Stage.WAITING
             ):  # it will run again: what came home of the lost execution is not of the next one
                 self._db.execute("DELETE FROM outputs WHERE job_id = ?", (job_id,))
+                self._db.execute("DELETE FROM node_times WHERE job_id = ?", (job_id,))
+            elif times:
+                body = msgspec.json.encode(times)
+                self._db.execute("INSERT OR REPLACE INTO node_times VALUES (?, ?)", (job_id, body))
             if after.ended and after.webhook:
                 self._arm(after)
             return after
 
         return await self._write(change)
+
+    async def node_times(self, job_id: str) -> list[NodeTime]:
+        """How long the nodes of a job took that has run, in the order of their beginnings; [] where nothing was heard of it."""
+
+        def read() -> list[NodeTime]:
+            row = self._one("SELECT body FROM node_times WHERE job_id = ?", (job_id,))
+            return [] if row is None else _times.decode(row[0])
+
+        return await self._run(read)
 
     async def remark(self, job_id: str, note: str) -> Job | None:
         """Say that ComfyUI was given a job once more than was wanted, be it at its end by now: nothing else of that changes."""
