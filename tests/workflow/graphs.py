@@ -193,3 +193,20 @@ def one_colour() -> Graph:
         "1": node("EmptyImage", "EmptyImage", width=64, height=32, batch_size=1, color=5),
         "2": node("SaveImage", "Save Image", images=["1", 0], filename_prefix="x"),
     }
+
+
+def switched() -> Graph:
+    """The prompt comes from a switch, whose other side a language model writes; the song has lyrics beside its tags."""
+    graph = sd15() | {
+        "20": node("PrimitiveStringMultiline", "As I say it", value="a sailor"),
+        "21": node("PrimitiveStringMultiline", "System prompt", value="You write prompts."),
+        "22": node("TextGenerate", "TextGenerate", prompt=["23", 0], max_length=64),
+        "23": node("StringConcatenate", "Concatenate", string_a=["21", 0], string_b=["20", 0], delimiter=" "),
+        "24": node("PrimitiveBoolean", "Enhance", value=True),
+        "25": node("ComfySwitchNode", "Switch", on_false=["20", 0], on_true=["22", 0], switch=["24", 0]),
+        "26": node("PreviewAny", "Preview as Text", source=["25", 0]),
+        "27": node("PrimitiveFloat", "PrimitiveFloat", value=8),
+        "28": node("Sharpen", None, by=["27", 0], samples=["3", 0]),
+    }
+    graph["6"] = node("TextEncodeAceStepAudio", None, clip=["4", 1], tags=["26", 0], lyrics="la la")
+    return graph | ending("28")

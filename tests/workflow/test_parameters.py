@@ -47,6 +47,10 @@ SHAPES: dict[Callable[[], Graph], list[str]] = {
         "denoise=3.denoise", "denoise_second_pass=11.denoise",
     ],
     graphs.joined_texts: ["prompt=20.value", "prompt_2=21.string_b", "negative_prompt=7.text", *SAMPLING, *REST, "how_much=22.value"],
+    graphs.switched: [
+        "prompt=20.value", "prompt_lyrics=6.lyrics", "negative_prompt=7.text", *SAMPLING, *REST,
+        "primitive_float=27.value", "system_prompt=21.value", "enhance=24.value",
+    ],
     graphs.upscale: ["image=1.image", "width=4.width", "height=4.height"],
     graphs.one_colour: ["width=1.width", "height=1.height", "batch_size=1.batch_size"],
 }  # fmt: skip
@@ -86,6 +90,13 @@ def test_labels_are_the_titles_that_somebody_gave() -> None:
     assert {each.name: each.label for each in find_parameters(graphs.two_passes())}[
         "steps_second_pass"
     ] == "Steps (Second pass)"
+
+
+def test_a_primitive_without_a_title_is_there_and_not_shown_and_a_float_takes_fractions() -> None:
+    found = {each.name: each for each in find_parameters(graphs.switched())}
+    assert [name for name, each in found.items() if each.hidden] == ["primitive_float"]
+    assert found["primitive_float"].kind == "number"
+    assert found["prompt_lyrics"].label == "Positive prompt (Lyrics)"
 
 
 def entry(inputs: dict[str, Any], **more: Any) -> bytes:

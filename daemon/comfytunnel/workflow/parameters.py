@@ -138,7 +138,8 @@ class _Finder:
 
     def _prompts(self) -> Iterator[_Spotted]:
         for spot, role in Prompts(self.tracer).found.items():
-            yield from self._spot(role, "text", spot, spot)
+            several = spot[1] not in ("text", "prompt") and not spot[1].startswith(("value", "string"))
+            yield from self._spot(role, "text", spot, spot, _words(spot[1]) if several else "")
 
     def _pictures(self) -> Iterator[_Spotted]:
         for node_id in self.tracer.used:
@@ -194,25 +195,22 @@ class _Finder:
                 (name, kind)
                 for name, value in self.tracer.inputs(node_id).items()
                 if (node_id, name) not in self.taken
-                and (kind := self._kind(value, self._spec((node_id, name)))) is not None
+                and (kind := self._kind(node_id, value, self._spec((node_id, name)))) is not None
             ]
             for name, kind in free:
                 label = title or _words(self.tracer.class_of(node_id))
                 label = label if len(free) == 1 else f"{label}: {_words(name)}"
                 yield from self._spot("", kind, (node_id, name), (node_id, name), label)
 
-    def _kind(self, value: Any, spec: InputInfo | None) -> str | None:
+    def _kind(self, node_id: str, value: Any, spec: InputInfo | None) -> str | None:
         if spec is not None and (spec.choices is not None or spec.kind == "COMBO"):
             return "choice" if isinstance(value, str) else None
         match value:
             case bool():
                 return "boolean"
             case int() | float():
-                return (
-                    NUMBER
-                    if isinstance(value, float) or (spec is not None and spec.kind == "FLOAT")
-                    else INTEGER
-                )
+                broken = isinstance(value, float) or self.tracer.class_of(node_id) == "PrimitiveFloat"
+                return NUMBER if broken or (spec is not None and spec.kind == "FLOAT") else INTEGER
             case str():
                 return "text"
         return None
@@ -238,6 +236,7 @@ class _Finder:
             max=high,
             step=step,
             choices=_choices(spec) if kind == "choice" else None,
+            hidden=not role and not title,  # a primitive to which nobody has given a title
             multiline=kind == "text"
             and (
                 role in (POSITIVE, NEGATIVE) or "\n" in first.default or (spec is not None and spec.multiline)
@@ -259,18 +258,18 @@ class _Finder:
         return low, high, step
 
     def _name(self, first: _Spotted, title: str) -> tuple[str, str]:
-        """The name and the label. The first of a role has the role's name, which programs may rely on; the others are called after their node, or
-        counted."""
-        role, slug = first.role, _slug(first.label or title)
-        usual = LABELS.get(role, first.label)
-        says_it_all = first.kind in ("text", "image") or self.tracer.class_of(first.owner).startswith(
-            "Primitive"
-        )
-        label = title if title and says_it_all and role else usual
-        wanted = role or slug or "value"
-        if wanted in self.names and role:
-            wanted = slug if slug and says_it_all else f"{role}_{slug}" if slug else role
-            label = title if title and says_it_all else f"{usual} ({title})" if title else usual
+        """The name and the label. The first of a role has the role's name, which programs may rely on; the others are called after their node or
+        input, or counted."""
+        role, usual = first.role, LABELS.get(first.role, first.label)
+        primitive = self.tracer.class_of(first.owner).startswith("Primitive")
+        titled = bool(title and role) and (first.kind in ("text", "image") or primitive)
+        wanted, label = role or _slug(first.label) or "value", title if titled else usual
+        if role in self.names:
+            more = first.label or title
+            if titled and not first.label:
+                wanted = _slug(title) or role
+            elif more:
+                wanted, label = f"{role}_{_slug(more)}".rstrip("_"), f"{label} ({more})"
         name, number = wanted, 1
         while name in self.names:
             number += 1

@@ -9,10 +9,22 @@ from comfytunnel.workflow.tracing import Spot, Tracer
 POSITIVE, NEGATIVE = "prompt", "negative_prompt"
 
 TEXTS = frozenset(
-    {"text", "text_g", "text_l", "clip_g", "clip_l", "t5xxl", "llama", "text_positive", "text_negative"}
+    {
+        "text",
+        "text_g",
+        "text_l",
+        "clip_g",
+        "clip_l",
+        "t5xxl",
+        "llama",
+        "text_positive",
+        "text_negative",
+        "tags",
+        "lyrics",
+    }
 )
 """What encoders call their texts, besides names that end in "prompt"."""
-PARTS = ("string", "text", "prompt", "value")
+PARTS = ("string", "text", "prompt", "value", "source")
 """What the names of the inputs begin with that nodes put texts together from."""
 NOTHING = "ConditioningZeroOut"
 """What it was given counts for nothing any more, and is often the other prompt."""
@@ -125,10 +137,10 @@ class Prompts:
             value = self._tracer.inputs(node_id).get(name)
             giver = self._tracer.giver(value)
             if isinstance(value, str):
-                yield spot
+                if "system" not in self._tracer.title(node_id).lower():
+                    yield spot  # else it tells a language model how to write a prompt
             elif giver is not None:
-                todo += [
-                    (giver, each)
-                    for each in reversed(list(self._tracer.inputs(giver)))
-                    if each.lower().startswith(PARTS)
+                parts = self._tracer.branches(giver) or [
+                    each for each in self._tracer.inputs(giver) if each.lower().startswith(PARTS)
                 ]
+                todo += [(giver, each) for each in reversed(parts)]

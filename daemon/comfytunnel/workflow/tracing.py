@@ -63,6 +63,15 @@ class Tracer:
             if giver is not None:
                 yield name, giver
 
+    def branches(self, node_id: str) -> list[str]:
+        """The inputs that a switch chooses from, the one that it passes on first; none for what is no switch."""
+        inputs = self.inputs(node_id)
+        if not {"on_true", "on_false", "switch"} <= inputs.keys():
+            return []
+        spot = self.source((node_id, "switch"), bool)
+        on = spot is not None and self.inputs(spot[0])[spot[1]]
+        return ["on_true", "on_false"] if on else ["on_false", "on_true"]
+
     def _used(self) -> list[str]:
         order: list[str] = []
         seen: set[str] = set()
