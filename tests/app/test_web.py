@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -70,6 +71,31 @@ async def test_the_config_switches_it_on_moves_it_and_switches_it_off(world: Wor
     assert (await world.ask(world.client.status)).web is None
     with pytest.raises(ConnectionRefusedError):
         await ask(second)
+
+
+async def test_ui_says_where_the_page_is_and_opens_it_or_how_to_switch_it_on(world: World) -> None:
+    """The system's browser gets the address that is printed; without a display nobody is asked to draw."""
+    await world.start(serving=False)
+    code, out, err = await world.run("ui")
+    assert (code, out) == (2, "")
+    assert str(world.config) in err
+    assert 'listen = "localhost:8000"' in err
+    port = free_port()
+    write(world, port)
+    await world.ask(world.client.reload)
+    await world.until(world.client.status, lambda found: bool(found.web and len(found.web.listen) == 2))
+    url = f"http://localhost:{port}/"
+    shown = world.base / "shown"
+    opener = world.base / "xdg-open"
+    opener.write_text(f'#!/bin/sh\necho "$1" > {shown}.part && mv {shown}.part {shown}\n')
+    opener.chmod(0o700)
+    path = f"{world.base}:{os.environ['PATH']}"
+    for display, opened in ((":7", True), ("", False)):
+        process = await world.spawn("ui", "--json", PATH=path, DISPLAY=display, WAYLAND_DISPLAY="")
+        told, _ = await asyncio.wait_for(process.communicate(), DEADLINE)
+        assert json.loads(told) == {"url": url, "opened": opened}
+    assert await world.until(lambda: shown.exists() and shown.read_text(), bool) == f"{url}\n"
+    assert await world.run("ui", "--no-open") == (0, f"{url}\n", "")
 
 
 async def test_ports_may_change_places_with_a_tunnel_in_one_reload(world: World) -> None:

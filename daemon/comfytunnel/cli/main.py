@@ -24,6 +24,7 @@ from comfytunnel.cli.jobs import AsJson, Folder
 from comfytunnel.cli.status import status
 from comfytunnel.cli.trust import trust
 from comfytunnel.cli.tunnels import TunnelName, one_tunnel
+from comfytunnel.cli.ui import ui
 from comfytunnel.cli.waits import wait
 from comfytunnel.errors import Error
 
@@ -158,6 +159,7 @@ def reconnect(name: TunnelName = None, as_json: AsJson = False) -> None:
 
 app.command(epilog="Example: comfytunnel trust")(trust)
 app.command(epilog="Example: comfytunnel queue pause")(jobs.queue)
+app.command(epilog="Example: comfytunnel ui")(ui)
 
 
 def _tell_tunnel(name: str, tunnel: wire.Tunnel, as_json: bool) -> None:
