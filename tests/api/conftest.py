@@ -42,6 +42,7 @@ from comfytunnel.jobs.place import JobsSettings
 from comfytunnel.jobs.scheduler import Scheduler
 from comfytunnel.jobs.store import Store
 from comfytunnel.named import Folder
+from comfytunnel.workflow.convert import convert
 from comfytunnel.workflow.graph import parse_api_graph
 from comfytunnel.workflow.nodeinfo import NodeInfo
 
@@ -210,6 +211,7 @@ class HandScheduler:
         self.pictures: dict[str, Preview] = {}
         self.nodes: dict[str, NodeInfo] = {}
         self.hooked = True
+        self.entries: dict[str, bytes] = {}  # of /object_info, by class
         self.waits: Waits | None = Waits("link_down", "the link is connecting", "", STARTED)
 
     async def submit(self, new: NewJob, *, claim: str | None = None, partner_key: str | None = None) -> Job:
@@ -220,6 +222,9 @@ class HandScheduler:
 
     async def classes(self, names: Collection[str], tunnel: str | None = None) -> dict[str, NodeInfo]:
         return {name: self.nodes[name] for name in names if name in self.nodes}
+
+    async def convert(self, workflow: dict[str, Any], tunnel: str | None) -> dict[str, Any]:
+        return convert(workflow, self.entries)
 
     async def cancel(self, job_id: str) -> Job:
         job = await self.store.get(job_id)

@@ -69,6 +69,8 @@ async def test_each_curl_line_does_what_it_says(
     job_id = await api.submit()
     (tmp_path / "a.png").write_bytes(b"x")
     (tmp_path / "workflow_api.json").write_text('{"1": {"class_type": "A", "inputs": {}}}')
+    (tmp_path / "saved.json").write_text('{"nodes": [{"id": 1, "type": "A"}], "links": []}')
+    api.scheduler.entries["A"] = b'{"input": {}, "output": []}'
     await api.scheduler.start(job_id)
     output = await api.scheduler.output(job_id, tmp_path / "a.png")
     if (method, path) == ("DELETE", "/v1/jobs/{id}"):

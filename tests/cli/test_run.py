@@ -340,24 +340,3 @@ def test_a_line_obeys_nothing_of_the_far_side(capsys: pytest.CaptureFixture[str]
     with LineView() as shown:
         shown.show("x", EVIL)
     assert capsys.readouterr().err == "10%, node 0/1, K[bold]\n"
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ("nonsense", "NODE.INPUT=FILE"),
-        ("1=w.json", "NODE.INPUT=FILE"),
-        ("7.image=w.json", "no node '7'"),
-        ("1.image=absent.png", "no file absent.png"),
-    ],
-)
-async def test_an_input_that_does_not_fit_is_exit_2_and_leaves_no_job(
-    api: Api, cli: Cli, workflow: str, given: str, words: str
-) -> None:
-    """Nor an upload: all are looked at before the first is sent."""
-    for command in ("run", "submit"):
-        ran = await cli(command, workflow, "--input", "1.image=w.json", "--input", given)
-        assert ran.code == 2
-        assert words in ran.err
-    assert await api.store.since(0) == []
-    assert list(api.store.files.iterdir()) == []

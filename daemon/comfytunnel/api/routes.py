@@ -14,6 +14,7 @@ from aiohttp import web
 from comfytunnel import wire
 from comfytunnel.api import (
     assets,
+    convert,
     doctor,
     generate,
     jobs,
@@ -220,6 +221,15 @@ ROUTES: list[Route] = [
         "One of them, with its graph.",
         {200: wire.Workflow},
         errors=("workflow_not_found",),
+    ),
+    Route(
+        "POST",
+        "/v1/workflows/convert",
+        convert.convert,
+        "A workflow as ComfyUI's page saves it, in API format.",
+        {200: wire.ConvertedWorkflow},
+        takes=wire.ConvertRequest,
+        errors=("workflow_format_ui", "unknown_tunnel"),
     ),
     Route(
         "POST",

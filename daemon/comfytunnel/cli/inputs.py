@@ -1,47 +1,72 @@
-"""`--input NODE.INPUT=FILE` of `run` and `submit`: the file is uploaded, and the workflow means it from then on."""
+"""What `run` and `submit` change in a workflow before it goes: values (`--set`), files (`--input`), seeds, repeats and variations.
+
+All that was typed is looked at before the first file is uploaded: a slip costs nothing.
+"""
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from comfytunnel.client import Client
 from comfytunnel.errors import UsageError
-
-Inputs = Annotated[
-    list[str] | None,
-    typer.Option("--input", metavar="NODE.INPUT=FILE", help="Upload FILE and use it there; again for more."),
-]
+from comfytunnel.workflow.select import Target, find, find_file, put, read_assignment, read_value
+from comfytunnel.workflow.vary import MAX_SEED, Variant, read_seed, read_variation, variants
 
 
-def with_files(client: Client, workflow: dict[str, Any], given: list[str] | None) -> dict[str, Any]:
-    """Set each of `given` in the workflow, after all of them have been looked at. UsageError says what does not fit."""
-    wanted = [_read(workflow, text) for text in given or []]
-    for inputs, name, path in wanted:
+@dataclass(frozen=True)
+class Changes:
+    """What was asked for, as it was typed."""
+
+    sets: Sequence[str] = ()
+    files: Sequence[str] = ()
+    seed: str | None = None
+    repeat: int = 1
+    vary: Sequence[str] = ()
+
+
+def changed(client: Client, workflow: dict[str, Any], asked: Changes) -> Iterator[Variant]:
+    """Return each workflow to submit. UsageError says what does not fit; then nothing has been uploaded."""
+    kept: set[Target] = set()
+    for text in asked.sets:
+        given = read_assignment("--set", text, "NODE.INPUT=VALUE")
+        target = find(workflow, given.where, new=given.exact)
+        put(workflow, target, read_value(workflow, target, given))
+        kept.add(target)
+    files = [_file(workflow, text) for text in asked.files]
+    variations = [
+        read_variation(workflow, read_assignment("--vary", text, "NODE.INPUT=A,B,...")) for text in asked.vary
+    ]
+    seed = None if asked.seed is None else read_seed(asked.seed)
+    found = variants(
+        workflow,
+        variations,
+        seed=seed,
+        repeat=asked.repeat,
+        kept=kept,
+        draw=lambda: secrets.randbelow(MAX_SEED),
+    )
+    for target, path in files:
         asset = client.upload(path)
-        inputs[name] = {
-            "__type": "core/ASSET",
-            "info": {"id": asset.id, "hash": asset.hash, "file_path": asset.file_path},
-        }
-    return workflow
+        info = {"id": asset.id, "hash": asset.hash, "file_path": asset.file_path}
+        put(workflow, target, {"__type": "core/ASSET", "info": info})
+    return found
 
 
-def _read(workflow: dict[str, Any], text: str) -> tuple[dict[str, Any], str, Path]:
-    """The inputs of the node, the name of the input, the file. A node's id may hold dots, an input's name may not."""
+def _file(workflow: dict[str, Any], text: str) -> tuple[Target, Path]:
     where, equals, file = text.partition("=")
-    node_id, dot, name = where.rpartition(".")
-    if not (equals and dot and node_id and name and file):
+    if not (equals and where and file):
         raise UsageError(
             f"--input {text!r} does not fit.", hint="Write it as NODE.INPUT=FILE: 10.image=photo.png"
         )
-    node = workflow.get(node_id)
-    inputs = node.setdefault("inputs", {}) if isinstance(node, dict) else None
-    if not isinstance(inputs, dict):
-        known = ", ".join(list(workflow)[:20])
-        raise UsageError(f"--input {text!r}: the workflow has no node {node_id!r}.", hint=f"It has {known}.")
+    try:
+        target = find_file(workflow, where)
+    except UsageError as error:
+        raise UsageError(f"--input {text!r}: {error.message}", hint=error.hint) from error
     path = Path(file).expanduser()
     if not path.is_file():
         raise UsageError(f"--input {text!r}: there is no file {path}.")
-    return inputs, name, path
+    return target, path

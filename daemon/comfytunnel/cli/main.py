@@ -14,13 +14,12 @@ from typing import Annotated
 import typer
 
 from comfytunnel import __version__, wire
-from comfytunnel.cli import configs, doctor, exits, jobs, render, service, setups, workflows
+from comfytunnel.cli import configs, doctor, exits, jobs, render, sending, service, setups, workflows
 from comfytunnel.cli import daemon as options
-from comfytunnel.cli.completing import ASKED, completion, learn_shells, tunnel_names
+from comfytunnel.cli.completing import ASKED, completion, learn_shells
 from comfytunnel.cli.daemons import connect
 from comfytunnel.cli.events import events
-from comfytunnel.cli.inputs import Inputs, with_files
-from comfytunnel.cli.jobs import AsJson, Folder
+from comfytunnel.cli.jobs import AsJson
 from comfytunnel.cli.status import status
 from comfytunnel.cli.trust import trust
 from comfytunnel.cli.tunnels import TunnelName, one_tunnel
@@ -41,31 +40,6 @@ app = typer.Typer(
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(configs.app, name="config")
 app.add_typer(workflows.app, name="workflow")
-
-Workflow = Annotated[
-    str, typer.Argument(metavar="WORKFLOW.json", help="A workflow in API format; - reads stdin.")
-]
-OnTunnel = Annotated[
-    str | None,
-    typer.Option(
-        "--tunnel", metavar="NAME", help="Run it there; otherwise anywhere.", autocompletion=tunnel_names
-    ),
-]
-Label = Annotated[
-    str | None, typer.Option("--label", metavar="TEXT", help="A name for the job, for you to find it by.")
-]
-Ttl = Annotated[
-    float | None,
-    typer.Option("--ttl", metavar="SECONDS", min=0.001, help="Let it expire unless it runs by then."),
-]
-FailFast = Annotated[bool, typer.Option("--fail-fast", help="Fail rather than wait for a tunnel or ComfyUI.")]
-Priority = Annotated[
-    int, typer.Option("--priority", metavar="N", min=-1000, max=1000, help="Higher runs earlier.")
-]
-Webhook = Annotated[
-    str | None,
-    typer.Option("--webhook", metavar="URL", help="Tell http(s)://... or unix:/PATH when the job has ended."),
-]
 
 
 def main() -> None:
@@ -169,63 +143,10 @@ def _tell_tunnel(name: str, tunnel: wire.Tunnel, as_json: bool) -> None:
 app.command(epilog="Example: comfytunnel events --json")(events)
 
 
-@app.command(epilog="Example: comfytunnel run workflow.json --input 10.image=photo.png -o .")
-def run(
-    workflow: Workflow,
-    output: Folder = None,
-    inputs: Inputs = None,
-    tunnel: OnTunnel = None,
-    label: Label = None,
-    priority: Priority = 0,
-    ttl: Ttl = None,
-    fail_fast: FailFast = False,
-    webhook: Webhook = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run a workflow and print the paths of its files. Its progress is shown meanwhile.
-
-    Ctrl-C asks whether to cancel the job or leave it running; without a terminal it is left running. Either way the exit code is 1.
-    """
-    from comfytunnel.cli import run as runs
-
-    client = connect()
-    code = runs.run(
-        client,
-        with_files(client, runs.read_workflow(workflow), inputs),
-        folder=output,
-        as_json=as_json,
-        tunnel=tunnel,
-        label=label,
-        priority=priority,
-        ttl=ttl,
-        fail_fast=fail_fast,
-        webhook=webhook,
-    )
-    raise typer.Exit(code)
-
-
-@app.command(epilog="Example: comfytunnel submit workflow.json --label first")
-def submit(
-    workflow: Workflow,
-    inputs: Inputs = None,
-    tunnel: OnTunnel = None,
-    label: Label = None,
-    priority: Priority = 0,
-    ttl: Ttl = None,
-    fail_fast: FailFast = False,
-    webhook: Webhook = None,
-    as_json: AsJson = False,
-) -> None:
-    """Hand over a workflow and print the job's id. It runs when a tunnel is there."""
-    from comfytunnel.cli.run import read_workflow, say_warnings
-
-    client = connect()
-    graph = with_files(client, read_workflow(workflow), inputs)
-    job = client.submit(
-        graph, tunnel=tunnel, label=label, priority=priority, ttl=ttl, fail_fast=fail_fast, webhook=webhook
-    )
-    exits.tell(render.json_text(job, indent=2) if as_json else render.safe(job).id)
-    say_warnings(job)
-
-
+app.command(
+    "run", epilog="Example: comfytunnel run workflow.json --set 3.steps=20 --input 10.image=photo.png -o ."
+)(sending.run)
+app.command("submit", epilog="Example: comfytunnel submit workflow.json --label first --repeat 4")(
+    sending.submit
+)
 app.command(epilog="Example: comfytunnel completion bash")(completion)

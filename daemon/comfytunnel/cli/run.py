@@ -1,84 +1,93 @@
-"""`run` and `submit`: a workflow is read and handed over. What becomes of it is shown by watching.py.
+"""`run` and `submit`: workflows are handed over, one job for each. What becomes of them is shown by watching.py.
 
-A bad workflow or an impossible folder is said before anything is sent.
+An impossible folder is said before anything is sent.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from comfytunnel import wire
 from comfytunnel.cli import exits
 from comfytunnel.cli.copying import make_folder
+from comfytunnel.cli.render import json_text, safe
 from comfytunnel.cli.watching import watch
 from comfytunnel.client import Client
-from comfytunnel.errors import UsageError
+from comfytunnel.errors import Error
 from comfytunnel.printable import printable
+from comfytunnel.workflow.vary import Variant
 
-WORKFLOW_LIMIT = 100 * 2**20  # bytes; what the daemon and ComfyUI take
-
-
-def read_workflow(source: str) -> dict[str, Any]:
-    """Return the workflow in the file `source`, or on stdin for "-". UsageError says where it is no JSON."""
-    name = "stdin" if source == "-" else source
-    try:
-        if source == "-":
-            data = sys.stdin.buffer.read(WORKFLOW_LIMIT + 1)
-        else:
-            with Path(source).open("rb") as file:
-                data = file.read(WORKFLOW_LIMIT + 1)
-    except OSError as error:
-        raise UsageError(
-            f"The workflow {name} cannot be read: {error.strerror}.",
-            hint="Give the path of a JSON file, or - for stdin.",
-        ) from error
-    if len(data) > WORKFLOW_LIMIT:
-        raise UsageError(f"{name} is larger than {WORKFLOW_LIMIT // 2**20} MiB, the most that ComfyUI takes.")
-    try:
-        found = json.loads(data, parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{name} is no JSON: it is not even text.",
-            hint="Is it a picture? Open that in ComfyUI, and export its workflow with Workflow > Export (API).",
-        ) from error
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f"{name} is not JSON: {error.msg}, line {error.lineno} column {error.colno}.",
-            hint="Export it from ComfyUI with Workflow > Export (API).",
-        ) from error
-    except (ValueError, RecursionError) as error:  # NaN, or nested for ever
-        raise UsageError(f"{name} is not JSON that can be sent: {error}.") from error
-    if not isinstance(found, dict):
-        raise UsageError(
-            f"{name} holds no workflow: it is not a JSON object.",
-            hint="Export it from ComfyUI with Workflow > Export (API).",
-        )
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"it holds {name}, which is no number in JSON")
+SHOWN = 40  # characters of a value
 
 
 def run(
     client: Client,
-    workflow: dict[str, Any],
+    variants: Iterable[Variant],
     *,
     folder: Path | None,
+    opened: bool,
     as_json: bool,
     **asked: Any,
 ) -> int:
-    """Submit (`asked` as in Client.submit), follow to the end, tell the files. Returns the exit code."""
+    """Submit all (`asked` as in Client.submit), follow them to their ends, tell the files. Returns the exit code."""
     if folder is not None:
-        make_folder(folder)  # before the job is sent: a wrong path is better known now
-    job = client.submit(workflow, **asked)
-    if not as_json:
-        exits.say(f"job {job.id}")
-        say_warnings(job)
-    return watch(client, [job], folder=folder, as_json=as_json)
+        make_folder(folder)  # before a job is sent: a wrong path is better known now
+
+    def tell(job: wire.Job, chosen: Mapping[str, Any]) -> None:
+        if not as_json:
+            exits.say(f"job {job.id} {_told(chosen)}".rstrip())
+            say_warnings(job)
+        elif chosen:
+            exits.tell(json_text({"event": "chosen", "job": job.id, "data": chosen}))
+
+    jobs = _submit(client, variants, tell, **asked)
+    return watch(client, jobs, folder=folder, opened=opened, as_json=as_json)
+
+
+def hand_over(client: Client, variants: Iterable[Variant], *, as_json: bool, **asked: Any) -> None:
+    """Submit all and tell their ids."""
+
+    def tell(job: wire.Job, chosen: Mapping[str, Any]) -> None:
+        if not as_json:
+            exits.tell(safe(job).id)
+            if chosen:
+                exits.say(f"  {_told(chosen)}")
+            say_warnings(job)
+
+    jobs = _submit(client, variants, tell, **asked)
+    if as_json:
+        exits.tell(json_text(jobs[0] if len(jobs) == 1 else {"jobs": jobs}, indent=2))
+
+
+def _submit(
+    client: Client,
+    variants: Iterable[Variant],
+    tell: Callable[[wire.Job, Mapping[str, Any]], None],
+    **asked: Any,
+) -> list[wire.Job]:
+    """Hand them over; `tell` hears of each at once, with what is its own in it. What ends it midway leaves those that were accepted, and says how many."""
+    jobs: list[wire.Job] = []
+    try:
+        for variant in variants:
+            job = client.submit(variant.workflow, **asked)
+            jobs.append(job)
+            tell(job, variant.chosen)
+    except (Error, KeyboardInterrupt):
+        if jobs:
+            exits.say(f"{len(jobs)} before that were accepted and go on: comfytunnel jobs")
+        raise
+    return jobs
+
+
+def _told(chosen: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={_short(value)}" for name, value in chosen.items())
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json_text(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def say_warnings(job: wire.Job) -> None:

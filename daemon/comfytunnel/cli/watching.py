@@ -14,6 +14,7 @@ from comfytunnel import wire
 from comfytunnel.cli import exits
 from comfytunnel.cli.copying import copy, make_folder
 from comfytunnel.cli.follow import follow_all
+from comfytunnel.cli.opening import open_files
 from comfytunnel.cli.progress import live_view
 from comfytunnel.cli.render import failure_lines, json_text, safe
 from comfytunnel.client import Client
@@ -30,18 +31,21 @@ def watch(
     *,
     folder: Path | None,
     as_json: bool,
+    opened: bool = False,
     timeout: float | None = None,
 ) -> int:
-    """Follow jobs to their ends and tell the files of each when it has ended. Returns the exit code: 0 only if all have succeeded."""
+    """Follow jobs to their ends and tell the files of each when it has ended; with `opened` they are shown at the end. Returns the exit code: 0 only if
+    all have succeeded."""
     if folder is not None:
         make_folder(folder)
     finals: dict[str, wire.Job] = {}
+    files: dict[str, list[str]] = {}
     view = live_view(jobs, as_json=as_json)
 
     def ended(job: wire.Job) -> None:
         finals[job.id] = job
         with view.aside():
-            _tell(client, job, folder, as_json=as_json, among=len(jobs))
+            files[job.id] = _tell(client, job, folder, as_json=as_json, among=len(jobs))
 
     def left() -> list[str]:
         return [job.id for job in jobs if job.id not in finals]
@@ -57,18 +61,25 @@ def watch(
             f"{error.message} {_the(left())} {'is' if one else 'are'} not lost: {'it goes' if one else 'they go'} on without us.",
             hint=f"{error.hint} Follow with: comfytunnel jobs wait {_some(left())}".strip(),
         ) from error
+    brought = [path for job in jobs for path in files[job.id]]
+    if as_json and len(jobs) > 1:
+        ends = [finals[job.id] for job in jobs]
+        exits.tell(json_text({"event": "results", "data": ends, "files": brought}))
+    if opened:
+        open_files(brought)
     return exits.DONE if all(job.status == "succeeded" for job in finals.values()) else exits.FAILED
 
 
-def _tell(client: Client, job: wire.Job, folder: Path | None, *, as_json: bool, among: int) -> None:
-    """The end of one job: its files, and what was wrong."""
+def _tell(client: Client, job: wire.Job, folder: Path | None, *, as_json: bool, among: int) -> list[str]:
+    """The end of one job: its files, which are returned, and what was wrong."""
     files = _paths(job) if folder is None else [str(copy(client, output, folder)) for output in job.outputs]
     if as_json:
         exits.tell(json_text({"event": "result", "job": job.id, "data": job, "files": files}))
-        return
+        return files
     for path in files:
         exits.tell(printable(path))
     _say_end(job, among)
+    return files
 
 
 def _paths(job: wire.Job) -> list[str]:

@@ -89,9 +89,11 @@ def add(
 
 
 def _read(file: str) -> dict[str, Any]:
-    from comfytunnel.cli.run import read_workflow
+    from comfytunnel.cli.reading import read_json
+    from comfytunnel.workflow.graph import is_ui_format
 
-    return read_workflow(file)
+    found = read_json(file)
+    return connect().convert(found) if is_ui_format(found) else found
 
 
 @app.command("list", epilog="Example: comfytunnel workflow list")

@@ -181,6 +181,11 @@ class Client(Carrier):
         """One of them with its graph. NotFoundError for a name that there is not."""
         return self.call(calls.workflow(name))
 
+    def convert(self, drawn: dict[str, Any], *, tunnel: str | None = None) -> dict[str, Any]:
+        """A workflow in the format of ComfyUI's page in API format, by what is known of that tunnel's ComfyUI (None: of any). WorkflowError where that
+        does not tell all that it takes."""
+        return self.call(calls.convert(drawn, tunnel)).workflow
+
     def workflow_of(self, job_id: str) -> dict[str, Any]:
         return self.call(calls.workflow_of(job_id)).workflow
 

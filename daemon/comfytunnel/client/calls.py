@@ -113,6 +113,11 @@ def workflow(name: str) -> Call[wire.Workflow]:
     return Call("GET", f"/v1/workflows/{_part(name)}", wire.Workflow)
 
 
+def convert(drawn: dict[str, Any], tunnel: str | None) -> Call[wire.ConvertedWorkflow]:
+    body = msgspec.json.encode(wire.ConvertRequest(workflow=drawn, tunnel=tunnel))
+    return Call("POST", "/v1/workflows/convert", wire.ConvertedWorkflow, body)
+
+
 def job(job_id: str) -> Call[wire.Job]:
     return Call("GET", f"/api/v2/jobs/{_part(job_id)}", wire.Job)
 

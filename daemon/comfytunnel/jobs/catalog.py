@@ -165,6 +165,21 @@ class Catalog:
         self._forget_later()
         return found
 
+    async def entries(self, class_types: Collection[str]) -> dict[str, bytes] | None:
+        """Those of them that there are, as `entry`; None: nothing is known of this ComfyUI."""
+        path = self.path
+
+        def read() -> dict[str, bytes] | None:
+            try:
+                with Shelf(path) as file:
+                    index = file.index()
+                    found = {name: file.entry(index, name) for name in class_types if name in index.nodes}
+            except (OSError, ValueError):
+                return None
+            return {name: entry for name, entry in found.items() if entry is not None}
+
+        return await on_thread(read)
+
     async def judge(
         self, workflow: Mapping[str, Any], ours: Collection[tuple[str, str]]
     ) -> tuple[Verdict, Told, bool] | None:

@@ -1,4 +1,4 @@
-"""May a job be accepted? Asked of the catalog of each place where it may run; one that takes it is enough.
+"""May a job be accepted, and what is a workflow of ComfyUI's page in API format? Asked of the catalog of each place where it may run; one that takes it is enough.
 
 Refused is what the ComfyUI of every such place would surely refuse, with each node's problems; what may be wrong is told as warnings, and what
 cannot be known is accepted, and validated on arrival.
@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from comfytunnel.errors import WorkflowError
 from comfytunnel.jobs.catalog import Catalog
+from comfytunnel.jobs.disk import on_thread
 from comfytunnel.jobs.model import NewJob
 from comfytunnel.jobs.place import Place
 from comfytunnel.jobs.shelf import Told
+from comfytunnel.workflow.convert import classes_of, convert, unclear
 from comfytunnel.workflow.graph import check_links
 from comfytunnel.workflow.nodeinfo import NodeInfo, both
 from comfytunnel.workflow.validate import Problem, Verdict
@@ -82,6 +86,20 @@ class Judges:
         if not told:
             raise refusals[0]
         return min(told, key=len)
+
+    async def convert(self, workflow: dict[str, Any], places: Iterable[Place]) -> dict[str, Any]:
+        """A workflow in the format of ComfyUI's page in API format, by the first place that knows all of it. Raises WorkflowError."""
+        refusals: list[WorkflowError] = []
+        wanted = await on_thread(lambda: classes_of(workflow))
+        for place in places:
+            entries = await self.of(place).entries(wanted)
+            if entries is None:
+                continue
+            try:
+                return await on_thread(partial(convert, workflow, entries))
+            except WorkflowError as error:
+                refusals.append(error)
+        raise refusals[0] if refusals else unclear("no ComfyUI has told yet which nodes it has.")
 
 
 def _told(verdict: Verdict, told: Told, stale: bool) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -122,6 +123,11 @@ class Scheduler(Orders, Reasons):
     async def classes(self, names: Collection[str], tunnel: str | None = None) -> dict[str, NodeInfo]:
         """What is known of node classes, where a job for `tunnel` (None: any) may run; one of which nothing is known is absent."""
         return await self.judges.nodes(names, self._eligible(tunnel))
+
+    async def convert(self, workflow: dict[str, Any], tunnel: str | None) -> dict[str, Any]:
+        """See Judges.convert. Raises WorkflowError, NotFoundError (no such tunnel)."""
+        self._check_tunnel(tunnel)
+        return await self.judges.convert(workflow, self._eligible(tunnel))
 
     async def submit(self, new: NewJob, *, claim: str | None = None, partner_key: str | None = None) -> Job:
         """Accept a job; on disk when this returns. `claim`: an Idempotency-Key, `partner_key`: for partner nodes; it stays in memory.

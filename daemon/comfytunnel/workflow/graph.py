@@ -50,9 +50,7 @@ def parse_api_graph(workflow: object) -> Graph:
             "The workflow is not a JSON object.",
             hint='In API format it maps node ids to {"class_type", "inputs"}.',
         )
-    if isinstance(workflow.get("nodes"), list) or (
-        isinstance(workflow.get("links"), list) and "nodes" in workflow
-    ):
+    if is_ui_format(workflow):
         raise WorkflowError(
             "This is a workflow in the format of ComfyUI's web page, not in API format.",
             hint=EXPORT_HINT,
@@ -113,6 +111,13 @@ def _problem(node: object) -> str | None:
     if not isinstance(node.get("inputs", {}), dict):
         return "has inputs that are not an object"
     return None
+
+
+def is_ui_format(workflow: Mapping[str, Any]) -> bool:
+    """Whether it is in the format of ComfyUI's page ("nodes" and "links"): of no use to its API."""
+    return isinstance(workflow.get("nodes"), list) or (
+        isinstance(workflow.get("links"), list) and "nodes" in workflow
+    )
 
 
 def is_link(value: object) -> bool:
