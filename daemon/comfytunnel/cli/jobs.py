@@ -13,7 +13,7 @@ from comfytunnel import wire
 from comfytunnel.cli import exits, render
 from comfytunnel.cli.completing import job_ids, tunnel_names
 from comfytunnel.cli.daemons import connect
-from comfytunnel.cli.words import choose, moment, offering, whole_id
+from comfytunnel.cli.words import PICTURES, choose, moment, offering, whole_id
 from comfytunnel.client.calls import Filters
 from comfytunnel.printable import printable
 
@@ -35,6 +35,15 @@ JobIds = Annotated[
 Folder = Annotated[
     Path | None,
     typer.Option("-o", "--output", metavar="DIR", help="Copy the files here; nothing is overwritten."),
+]
+Pictures = Annotated[
+    str | None,
+    typer.Option(
+        "--pictures",
+        metavar="auto|never|kitty|iterm|sixel",
+        help="Show pictures in the terminal; default: $COMFYTUNNEL_PICTURES, else auto.",
+        autocompletion=offering(PICTURES),
+    ),
 ]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="Give up after so long (exit 4).")
@@ -173,25 +182,35 @@ def _tell_group(found: list[wire.Job]) -> None:
 
 
 @app.command("show", epilog="Example: comfytunnel jobs show 6af9aef3")
-def jobs_show(job_ids: JobIds, as_json: AsJson = False) -> None:
+def jobs_show(job_ids: JobIds, pictures: Pictures = None, as_json: AsJson = False) -> None:
     """Show all about jobs."""
+    from comfytunnel.cli.watching import paths, show_pictures
+
     client = connect()
     found = [client.job(job_id) for job_id in [whole_id(client, given) for given in job_ids]]
     for number, job in enumerate(found):
         text = render.json_text(job, indent=2) if as_json else render.job_text(job, now())
         exits.tell(text if as_json or not number else f"\n{text}")
+        if not as_json:
+            show_pictures(job, paths(job), pictures)
 
 
 @app.command("wait", epilog="Example: comfytunnel jobs wait 6af9aef3 -o .")
 def jobs_wait(
-    job_ids: JobIds, output: Folder = None, timeout: Timeout = None, as_json: AsJson = False
+    job_ids: JobIds,
+    output: Folder = None,
+    timeout: Timeout = None,
+    pictures: Pictures = None,
+    as_json: AsJson = False,
 ) -> None:
     """Follow jobs to their ends and print their files' paths."""
     from comfytunnel.cli.watching import watch
 
     client = connect()
     chosen = [client.job(job_id) for job_id in dict.fromkeys(whole_id(client, given) for given in job_ids)]
-    raise typer.Exit(watch(client, chosen, folder=output, as_json=as_json, timeout=timeout))
+    raise typer.Exit(
+        watch(client, chosen, folder=output, as_json=as_json, timeout=timeout, pictures=pictures)
+    )
 
 
 @app.command("cancel", epilog="Example: comfytunnel jobs cancel 6af9aef3")

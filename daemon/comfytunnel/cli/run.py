@@ -29,6 +29,7 @@ def run(
     folder: Path | None,
     opened: bool,
     as_json: bool,
+    pictures: str | None = None,
     **asked: Any,
 ) -> int:
     """Submit all (`asked` as in Client.submit), follow them to their ends, tell the files. Returns the exit code."""
@@ -43,7 +44,7 @@ def run(
             exits.tell(json_text({"event": "chosen", "job": job.id, "data": chosen}))
 
     jobs = _submit(client, variants, tell, **asked)
-    return watch(client, jobs, folder=folder, opened=opened, as_json=as_json)
+    return watch(client, jobs, folder=folder, opened=opened, as_json=as_json, pictures=pictures)
 
 
 def hand_over(client: Client, variants: Iterable[Variant], *, as_json: bool, **asked: Any) -> None:

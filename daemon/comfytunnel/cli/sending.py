@@ -12,7 +12,7 @@ import typer
 
 from comfytunnel.cli.completing import tunnel_names
 from comfytunnel.cli.daemons import connect
-from comfytunnel.cli.jobs import AsJson, Folder
+from comfytunnel.cli.jobs import AsJson, Folder, Pictures
 from comfytunnel.errors import UsageError
 
 Workflow = Annotated[
@@ -87,6 +87,7 @@ def _command(told: str, *, waits: bool) -> Callable[..., None]:
         wait: Wait = waits,
         output: Folder = None,
         opened: Open = False,
+        pictures: Pictures = None,
         tunnel: OnTunnel = None,
         label: Label = None,
         priority: Priority = 0,
@@ -116,7 +117,15 @@ def _command(told: str, *, waits: bool) -> Callable[..., None]:
         }
         if wait:
             raise typer.Exit(
-                runs.run(client, variants, folder=output, opened=opened, as_json=as_json, **terms)
+                runs.run(
+                    client,
+                    variants,
+                    folder=output,
+                    opened=opened,
+                    as_json=as_json,
+                    pictures=pictures,
+                    **terms,
+                )
             )
         runs.hand_over(client, variants, as_json=as_json, **terms)
 

@@ -15,8 +15,10 @@ from comfytunnel.cli import exits
 from comfytunnel.cli.copying import copy, make_folder
 from comfytunnel.cli.follow import follow_all
 from comfytunnel.cli.opening import open_files
+from comfytunnel.cli.pictures import show, way
 from comfytunnel.cli.progress import live_view
 from comfytunnel.cli.render import failure_lines, json_text, safe
+from comfytunnel.cli.words import PICTURES, choose
 from comfytunnel.client import Client
 from comfytunnel.errors import NotRunningError, TimedOutError
 from comfytunnel.printable import printable
@@ -33,9 +35,12 @@ def watch(
     as_json: bool,
     opened: bool = False,
     timeout: float | None = None,
+    pictures: str | None = None,
 ) -> int:
     """Follow jobs to their ends and tell the files of each when it has ended; with `opened` they are shown at the end. Returns the exit code: 0 only if
-    all have succeeded."""
+    all have succeeded. `pictures`: how the terminal shows them, one of words.PICTURES; None: as the environment says, else as it can."""
+    if pictures is not None:
+        choose(pictures, PICTURES, "way to show pictures")  # a wrong word is better known now
     if folder is not None:
         make_folder(folder)
     finals: dict[str, wire.Job] = {}
@@ -46,6 +51,8 @@ def watch(
         finals[job.id] = job
         with view.aside():
             files[job.id] = _tell(client, job, folder, as_json=as_json, among=len(jobs))
+            if not as_json:
+                show_pictures(job, files[job.id], pictures)
 
     def left() -> list[str]:
         return [job.id for job in jobs if job.id not in finals]
@@ -72,7 +79,7 @@ def watch(
 
 def _tell(client: Client, job: wire.Job, folder: Path | None, *, as_json: bool, among: int) -> list[str]:
     """The end of one job: its files, which are returned, and what was wrong."""
-    files = _paths(job) if folder is None else [str(copy(client, output, folder)) for output in job.outputs]
+    files = paths(job) if folder is None else [str(copy(client, output, folder)) for output in job.outputs]
     if as_json:
         exits.tell(json_text({"event": "result", "job": job.id, "data": job, "files": files}))
         return files
@@ -82,7 +89,20 @@ def _tell(client: Client, job: wire.Job, folder: Path | None, *, as_json: bool, 
     return files
 
 
-def _paths(job: wire.Job) -> list[str]:
+def show_pictures(job: wire.Job, files: Sequence[str], asked: str | None) -> None:
+    """Those of a job's `files` that are pictures, where the terminal can show them. Each output has its file, in their order, or only those with a path of ours."""
+    made = job.outputs if len(files) == len(job.outputs) else [each for each in job.outputs if each.comfytunnel]
+    images = [
+        path
+        for path, output in zip(files, made, strict=True)
+        if output.content_type.startswith("image/")
+    ]
+    if images:
+        show(images, way(asked))
+
+
+def paths(job: wire.Job) -> list[str]:
+    """Of the outputs that are on this machine."""
     return [output.comfytunnel.path for output in job.outputs if output.comfytunnel is not None]
 
 

@@ -15,6 +15,8 @@ Word = TypeVar("Word", bound=str)
 
 ID_LENGTH = 36  # characters of a whole id, a UUID
 PREFIX_LEAST = 4  # characters, as git takes
+PICTURES = ("auto", "never", "kitty", "iterm", "sixel")
+"""How pictures are shown in a terminal."""
 UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}  # seconds
 NAMED_MOST = 5  # jobs that an ambiguous beginning names
 
