@@ -91,11 +91,11 @@ def _tell(client: Client, job: wire.Job, folder: Path | None, *, as_json: bool, 
 
 def show_pictures(job: wire.Job, files: Sequence[str], asked: str | None) -> None:
     """Those of a job's `files` that are pictures, where the terminal can show them. Each output has its file, in their order, or only those with a path of ours."""
-    made = job.outputs if len(files) == len(job.outputs) else [each for each in job.outputs if each.comfytunnel]
+    made = (
+        job.outputs if len(files) == len(job.outputs) else [each for each in job.outputs if each.comfytunnel]
+    )
     images = [
-        path
-        for path, output in zip(files, made, strict=True)
-        if output.content_type.startswith("image/")
+        path for path, output in zip(files, made, strict=True) if output.content_type.startswith("image/")
     ]
     if images:
         show(images, way(asked))
