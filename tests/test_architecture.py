@@ -25,6 +25,7 @@ NOUNS = {
 ROOT = {"announced", "app", "assembly", "history", "opening", "roster", "supervised", "weblistener"}
 # What each room may import besides itself.
 ROOMS = {
+    "": {"client", "errors"},  # `from comfytunnel import Client`, when it is asked for
     "__main__": NOUNS | {"cli"},
     "cli": NOUNS | {"client"},
     "service": NOUNS,

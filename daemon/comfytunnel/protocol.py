@@ -54,6 +54,7 @@ _BY_CODE: dict[str, type[Error]] = {
 }
 _BY_STATUS: dict[int, type[Error]] = {
     400: UsageError,
+    401: RefusedError,
     403: RefusedError,
     404: NotFoundError,
     405: UsageError,

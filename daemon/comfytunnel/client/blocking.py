@@ -6,28 +6,27 @@ What is asked stands in calls.py, how a stream that breaks is followed in follow
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar, Unpack
+from typing import Any, Literal, TypeVar, Unpack
 from uuid import uuid4
 
 from comfytunnel import wire
 from comfytunnel.client import calls
 from comfytunnel.client.address import address_of
-from comfytunnel.client.carrier import Carrier
-from comfytunnel.client.connection import NO_ANSWER, how_to_start
+from comfytunnel.client.connection import how_to_start
 from comfytunnel.client.following import (
     PATIENCE,
     PAUSE,
     Deadline,
     Follow,
     Reaching,
+    Sending,
     at_the_end_of_a_stream,
     goes_on,
-    submitted,
 )
 from comfytunnel.client.jobs import Job, JobPage, Output
-from comfytunnel.client.uploads import form
+from comfytunnel.client.plain import PlainCalls
 from comfytunnel.client.views import own
 from comfytunnel.errors import NotRunningError, RefusedError, RemoteError, UsageError
 from comfytunnel.protocol import DAEMON_EVENTS, JOB_EVENTS, Call, DaemonEvent, Goal, JobEvent, decode
@@ -35,7 +34,7 @@ from comfytunnel.protocol import DAEMON_EVENTS, JOB_EVENTS, Call, DaemonEvent, G
 T = TypeVar("T")
 
 
-class Client(Carrier):
+class Client(PlainCalls):
     """The daemon of this user: `Client()`. Or one behind another socket (`socket_path`), or on its port of `[web] listen`:
     `Client(base_url="http://localhost:8000", token=...)`; there, only a part of the calls is served.
 
@@ -57,55 +56,6 @@ class Client(Carrier):
         super().__init__(address_of(socket_path, base_url, token), timeout, told_version)
         self.last_event_id = ""
         """The id of the last event that `events` has returned: where to resume."""
-
-    # The daemon and its tunnels.
-
-    def status(self) -> wire.Status:
-        return self.call(calls.status())
-
-    def health(self) -> wire.Health:
-        return self.call(calls.health())
-
-    def ready(self) -> wire.Ready:
-        """Whether work could be done now; `why` says for each tunnel what it lacks."""
-        return self.call(calls.ready())
-
-    def tunnels(self) -> dict[str, wire.Tunnel]:
-        return self.call(calls.tunnels())
-
-    def tunnel(self, name: str) -> wire.Tunnel:
-        """NotFoundError for a name that is not configured; so too up, down and reconnect, which return the state right after."""
-        return self.call(calls.tunnel(name))
-
-    def up(self, name: str) -> wire.Tunnel:
-        return self.call(calls.order(name, "up"))
-
-    def down(self, name: str) -> wire.Tunnel:
-        return self.call(calls.order(name, "down"))
-
-    def reconnect(self, name: str) -> wire.Tunnel:
-        return self.call(calls.order(name, "reconnect"))
-
-    def trust(self, name: str, fingerprint: str | None = None) -> wire.Trust:
-        """What known_hosts holds for the tunnel's host and what the host shows now; with the fingerprint that a person has seen that key
-        is trusted from now on. RefusedError if the host shows another, or a revoked one; RemoteError if it cannot be reached."""
-        return self.call(calls.trust(name, fingerprint))
-
-    def outages(self, *, tunnel: str | None = None, limit: int | None = None) -> list[wire.Outage]:
-        """Times without a link, the newest first: those that go on (`ended` None), then those that have ended."""
-        return self.call(calls.outages(tunnel, limit)).outages
-
-    def metrics(self) -> str:
-        """What Prometheus reads."""
-        return self.call(calls.metrics()).decode()
-
-    def doctor(self, name: str | None = None) -> wire.Doctor:
-        """Let the daemon take the whole road of one tunnel, or of each; takes up to 50 s. NotFoundError as with `tunnel`."""
-        return self.call(calls.doctor(name))
-
-    def reload(self) -> dict[str, Any]:
-        """Let the daemon read its config again. ConfigError when it is broken; then nothing has changed."""
-        return self.call(calls.reload())
 
     def wait_until_serving(self, name: str | None = None, *, timeout: float | None = None) -> wire.Status:
         """Return as soon as ComfyUI answers through the tunnel `name`, or through any. Errors as with `wait`."""
@@ -138,8 +88,6 @@ class Client(Carrier):
                 told(reaching.status)
         raise NotRunningError("The daemon has stopped while we waited.", hint=how_to_start(self.address))
 
-    # Jobs.
-
     def submit(
         self, workflow: dict[str, Any], *, idempotency_key: str | None = None, **asked: Unpack[calls.Asked]
     ) -> Job:
@@ -169,25 +117,34 @@ class Client(Carrier):
         job = self._submit_once(calls.submit(workflow, asked, str(uuid4())))
         return self._succeeded(job, deadline.left(time.monotonic()), told)
 
+    def generate(
+        self,
+        workflow: str | dict[str, Any],
+        params: Mapping[str, Any] | None = None,
+        *,
+        images: Mapping[str, Path | str | wire.Asset] | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+        told: Callable[[JobEvent], None] | None = None,
+        **asked: Unpack[calls.Asked],
+    ) -> Job:
+        """Run a named workflow (or a graph) with values for its parameters, and return the finished job; see `workflows` for what there is.
+
+        A seed that is left out or None is drawn anew each time; `job.comfytunnel.generated` tells it. `images`: the path of a file, which is uploaded, or what `upload`
+        has returned. `wait` False returns the job as soon as it is accepted. Errors as with `run`; NotFoundError for a workflow, UsageError for a value that
+        does not fit.
+        """
+        deadline = Deadline(timeout, time.monotonic())
+        sent = {
+            name: image.id if isinstance(image, wire.Asset) else self.upload(image).id
+            for name, image in (images or {}).items()
+        }
+        job = self._submit_once(calls.generate(workflow, params, sent, asked, str(uuid4())))
+        return self._succeeded(job, deadline.left(time.monotonic()), told) if wait else job
+
     def job(self, job_id: str) -> Job:
         """NotFoundError for an id that is not known (any more); so too the rest of what takes one."""
         return self._job(calls.job(job_id))
-
-    def workflows(self) -> list[wire.WorkflowInfo]:
-        """The named workflows with the parameters that `generate` takes; one that cannot be used says why (`problem`)."""
-        return self.call(calls.workflows()).workflows
-
-    def workflow(self, name: str) -> wire.Workflow:
-        """One of them with its graph. NotFoundError for a name that there is not."""
-        return self.call(calls.workflow(name))
-
-    def convert(self, drawn: dict[str, Any], *, tunnel: str | None = None) -> dict[str, Any]:
-        """A workflow in the format of ComfyUI's page in API format, by what is known of that tunnel's ComfyUI (None: of any). WorkflowError where that
-        does not tell all that it takes."""
-        return self.call(calls.convert(drawn, tunnel)).workflow
-
-    def workflow_of(self, job_id: str) -> dict[str, Any]:
-        return self.call(calls.workflow_of(job_id)).workflow
 
     def jobs(self, *, limit: int | None = None, **filters: Unpack[calls.Filters]) -> Iterator[Job]:
         """Every job that the filters let pass, the newest first, or `limit` of them; asked for in pages while you read."""
@@ -236,34 +193,6 @@ class Client(Carrier):
         """Let a job that has not ended run on that tunnel's ComfyUI, or on any. One that was given to another may run there as well. RefusedError if it cannot
         be moved, RemoteError (`unknown_tunnel`)."""
         return self._job(calls.move(job_id, wire.MoveRequest(tunnel=tunnel)))
-
-    def queue(self, order: Literal["pause", "drain", "resume"] | None = None) -> wire.Queue:
-        """The queue as a whole, after an `order` if one is given."""
-        return self.call(calls.queue(order))
-
-    # Files.
-
-    def upload(
-        self, path: Path | str, *, name: str | None = None, content_type: str | None = None
-    ) -> wire.Asset:
-        """Send a file and return its asset, which a workflow may mean by its id or by its name (`file_path`; default: that of the file).
-        UsageError if it cannot be read or is too large, StateError (`disk_full`)."""
-        with form(Path(path), name, content_type) as (body, headers):
-            return self.call(calls.upload(headers), body)
-
-    def delete_asset(self, asset_id: str) -> None:
-        """NotFoundError when there is none, RefusedError for what a job has made."""
-        self.call(calls.delete_asset(asset_id))
-
-    def download(self, asset_id: str, to: BinaryIO) -> int:
-        """Write the asset's bytes to `to` and return their number."""
-        done = 0
-        for chunk in self.chunks(calls.content(asset_id)):
-            to.write(chunk)
-            done += len(chunk)
-        return done
-
-    # What happens.
 
     def events(
         self, last_event_id: str | None = None, *, timeout: float | None = None
@@ -337,20 +266,14 @@ class Client(Carrier):
 
     def _submit_once(self, call: Call[wire.Job]) -> Job:
         """Submit until it is known what has become of it; the Idempotency-Key makes sure that there is one job."""
-        follow = Follow(PATIENCE)
-        heard = False
+        sending = Sending(PATIENCE)
         while True:
             try:
                 return self._job(call)
-            except NotRunningError as error:
-                heard = heard or error.code_on_wire == NO_ANSWER
-                if not heard:
-                    raise
-                follow.lost(error, time.monotonic())
-            except UsageError as error:
-                if (job_id := submitted(error)) is None:
-                    raise
-                return self.job(job_id)
+            except (NotRunningError, UsageError) as error:
+                job_id = sending.made(error, time.monotonic())
+                if job_id is not None:
+                    return self.job(job_id)
             time.sleep(PAUSE)
 
     def _succeeded(self, job: Job, timeout: float | None, told: Callable[[JobEvent], None] | None) -> Job:

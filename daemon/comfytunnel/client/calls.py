@@ -105,6 +105,21 @@ def submit(workflow: dict[str, Any], asked: Asked, key: str | None = None) -> Ca
     return Call("POST", "/api/v2/jobs", wire.Job, body, headers)
 
 
+def generate(
+    workflow: str | dict[str, Any],
+    params: Mapping[str, Any] | None,
+    images: Mapping[str, str],
+    asked: Asked,
+    key: str,
+) -> Call[wire.Job]:
+    """`images`: ids of assets. The answer does not wait for the job: a client follows it, which outlives a restart of the daemon."""
+    request = wire.GenerateRequest(
+        workflow=workflow, params=dict(params or {}), images=dict(images), comfytunnel=_extra(asked)
+    )
+    headers = {"Idempotency-Key": key}
+    return Call("POST", "/api/generate", wire.Job, msgspec.json.encode(request), headers)
+
+
 def workflows() -> Call[wire.WorkflowList]:
     return Call("GET", "/v1/workflows", wire.WorkflowList)
 
@@ -113,8 +128,8 @@ def workflow(name: str) -> Call[wire.Workflow]:
     return Call("GET", f"/v1/workflows/{_part(name)}", wire.Workflow)
 
 
-def convert(drawn: dict[str, Any], tunnel: str | None) -> Call[wire.ConvertedWorkflow]:
-    body = msgspec.json.encode(wire.ConvertRequest(workflow=drawn, tunnel=tunnel))
+def convert(graph: dict[str, Any], tunnel: str | None) -> Call[wire.ConvertedWorkflow]:
+    body = msgspec.json.encode(wire.ConvertRequest(workflow=graph, tunnel=tunnel))
     return Call("POST", "/v1/workflows/convert", wire.ConvertedWorkflow, body)
 
 

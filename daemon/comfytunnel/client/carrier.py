@@ -14,13 +14,11 @@ from typing import Any, Self, TypeVar
 
 from comfytunnel.client.address import Address, check
 from comfytunnel.client.connection import Answer, Connection, blame
-from comfytunnel.client.following import Deadline
+from comfytunnel.client.following import SILENCE, Deadline
 from comfytunnel.errors import NotRunningError, UsageError
 from comfytunnel.protocol import Call, EventParser, ServerSentEvent, error_from, version_of
 
 T = TypeVar("T")
-
-SILENCE = 40.0  # seconds without a byte after which a stream is dead; the daemon sends a comment every 15 s
 
 
 class Carrier:

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 
 from comfytunnel import paths
 from comfytunnel.client.address import Address
+from comfytunnel.client.following import NO_ANSWER
 from comfytunnel.errors import Error, NotRunningError, RefusedError
 
 CHUNK = 1 << 20  # bytes; the largest single read
 GONE = "The daemon went away before it had answered."
 STOPPED = "The daemon has stopped."
-NO_ANSWER = "no_answer"
-"""Code of a NotRunningError after something was sent: the daemon may have got it."""
 
 
 def how_to_start(address: Address | None = None) -> str:

@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from comfytunnel import wire
-from comfytunnel.errors import Error, NotRunningError, RefusedError, RemoteError, TimedOutError
+from comfytunnel.errors import NotRunningError, RefusedError, RemoteError, TimedOutError, UsageError
 from comfytunnel.protocol import DaemonEvent, Goal, JobEvent, usable
 
 J = TypeVar("J", bound=wire.Job)
 
 PATIENCE = 60.0  # seconds that a restart of the daemon may take before a view is given up (never the job)
+SILENCE = 40.0  # seconds without a byte after which a stream is dead; the daemon sends a comment every 15 s
 PAUSE = 0.3  # seconds between two attempts to find the daemon again
+NO_ANSWER = "no_answer"
+"""Code of a NotRunningError after something was sent: the daemon may have got it."""
 NO_STREAM = frozenset({"too_many_streams", "not_implemented"})
 """Codes of a refused stream for which the job can still be asked for, now and then."""
 
@@ -110,10 +113,26 @@ class Reaching:
         return True
 
 
-def submitted(error: Error) -> str | None:
-    """The id of the job that an earlier submission with the same Idempotency-Key has made; None for any other error."""
-    found = error.details.get("job_id") if error.code_on_wire == "idempotency_key_reuse" else None
-    return found if isinstance(found, str) else None
+class Sending:
+    """A submission with an Idempotency-Key, until it is known what has become of it."""
+
+    def __init__(self, patience: float) -> None:
+        self._away = Follow(patience)
+        self._doubtful = False
+
+    def made(self, error: NotRunningError | UsageError, now: float) -> str | None:
+        """Return the id of the job that an earlier attempt has made, None to try again. Raises `error` when it speaks for itself: nobody was
+        there from the beginning, the request is wrong, or the patience is over."""
+        if isinstance(error, UsageError):
+            job_id = error.details.get("job_id")
+            if self._doubtful and error.code_on_wire == "idempotency_key_reuse" and isinstance(job_id, str):
+                return job_id
+            raise error
+        self._doubtful = self._doubtful or error.code_on_wire == NO_ANSWER
+        if not self._doubtful:
+            raise error
+        self._away.lost(error, now)
+        return None
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from comfytunnel import wire
-from comfytunnel.client.saving import writing
-from comfytunnel.client.views import JobView, OutputView, owner_of, renew
+from comfytunnel.client.saving import in_a_folder, writing
+from comfytunnel.client.views import JobView, OutputView, image_of, owner_of, renew
 from comfytunnel.protocol import JobEvent
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ class Output(OutputView, frozen=True, kw_only=True, dict=True):
 
     def open_image(self) -> Any:
         """A PIL.Image.Image. PIL.UnidentifiedImageError for what is no picture that it knows."""
-        from PIL import Image
-
-        return Image.open(io.BytesIO(self.read()))
+        return image_of(self.read())
 
     @property
     def _client(self) -> Client:
@@ -63,7 +61,7 @@ class Job(JobView, frozen=True, kw_only=True, dict=True):
         return self._client.follow(self.id, timeout=timeout)
 
     def cancel(self) -> Self:
-        """Ask for its end; ComfyUI acts on it between two steps. RefusedError when it has ended already."""
+        """Ask for its end; ComfyUI acts on it between two steps. A job that has ended stays as it is."""
         renew(self, self._client.cancel(self.id))
         return self
 
@@ -77,8 +75,7 @@ class Job(JobView, frozen=True, kw_only=True, dict=True):
 
     def save(self, folder: Path | str = ".") -> list[Path]:
         """Write every output into the folder, which is made if it is missing, and return the paths."""
-        into = Path(folder)
-        into.mkdir(parents=True, exist_ok=True)
+        into = in_a_folder(folder)
         return [output.save(into) for output in self.outputs]
 
     @property

@@ -24,6 +24,16 @@ def plain_name(output: wire.Output) -> Path:
     return Path(plain[-120:] or "output")
 
 
+def in_a_folder(folder: Path | str) -> Path:
+    """Return the folder, made if it is missing. StateError when it cannot be."""
+    into = Path(folder)
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"The folder {into} cannot be made: {error.strerror}.") from error
+    return into
+
+
 @contextlib.contextmanager
 def writing(output: wire.Output, to: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A file to write the output's bytes to, and where it will be; what was begun is taken away again when the block raises.

@@ -117,6 +117,15 @@ def renew(job: JobView, latest: JobView) -> None:
         msgspec.structs.force_setattr(job, name, getattr(latest, name))
 
 
+def image_of(data: bytes) -> Any:
+    """The bytes as a PIL.Image.Image; PIL is imported here and nowhere else."""
+    import io
+
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data))
+
+
 def peek(address: Address, output: wire.Output, most: int) -> bytes | None:
     """Return the output's bytes for a notebook; None if they are more than `most`, or if the daemon is away: a cell is shown all the same."""
     from comfytunnel.client.calls import content
