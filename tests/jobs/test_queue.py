@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from comfytunnel.errors import NotFoundError, RefusedError, UsageError
-from comfytunnel.jobs.model import Job, Mode, Stage, Status
+from comfytunnel.jobs.model import Job, Mode, Stage, Status, Webhook
 from tests.jobs.bench import DEADLINE, Bench, picture
 from tests.jobs.test_road import assert_whole
 
@@ -134,6 +134,13 @@ async def test_a_retry_is_a_new_job_like_the_old_one(bench: Bench) -> None:
     assert await bench.store.workflow(again.id) == await bench.store.workflow(done.id)
     await bench.ends(again)
     assert bench.far.executions == [done.id, again.id]
+
+
+async def test_a_retry_takes_its_webhook_along_unless_it_shall_not(bench: Bench) -> None:
+    hook = Webhook(url="http://localhost:9/hook")
+    done = await bench.ends(await bench.submit(picture(3), webhook=hook))
+    assert (await bench.scheduler.retry(done.id)).webhook
+    assert not (await bench.scheduler.retry(done.id, hooked=False)).webhook
 
 
 async def test_only_an_ended_job_can_be_retried(bench: Bench) -> None:

@@ -92,6 +92,17 @@ def test_labels_are_the_titles_that_somebody_gave() -> None:
     ] == "Steps (Second pass)"
 
 
+@pytest.mark.parametrize(("on", "first"), [(True, "21"), (False, "20")])
+def test_of_two_prompts_at_a_switch_the_one_that_it_passes_on_is_the_prompt(on: bool, first: str) -> None:
+    graph = graphs.sd15() | {
+        "20": node("PrimitiveString", "One", value="a"),
+        "21": node("PrimitiveString", "Two", value="b"),
+        "22": node("ComfySwitchNode", on_false=["20", 0], on_true=["21", 0], switch=on),
+    }
+    graph["6"] = graphs.encode(["22", 0])
+    assert brief(graph)[0] == f"prompt={first}.value"
+
+
 def test_a_primitive_without_a_title_is_there_and_not_shown_and_a_float_takes_fractions() -> None:
     found = {each.name: each for each in find_parameters(graphs.switched())}
     assert [name for name, each in found.items() if each.hidden] == ["primitive_float"]

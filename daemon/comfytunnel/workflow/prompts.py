@@ -26,8 +26,6 @@ TEXTS = frozenset(
 """What encoders call their texts, besides names that end in "prompt"."""
 PARTS = ("string", "text", "prompt", "value", "source")
 """What the names of the inputs begin with that nodes put texts together from."""
-NOTHING = "ConditioningZeroOut"
-"""What it was given counts for nothing any more, and is often the other prompt."""
 DUAL = {"cond1": POSITIVE, "cond2": POSITIVE}
 """Inputs of DualCFGGuider."""
 ELSE = frozenset(
@@ -87,7 +85,7 @@ class Prompts:
         todo = [node_id]
         while todo:
             node_id = todo.pop()
-            if (node_id, role) in self._seen or self._tracer.class_of(node_id) == NOTHING:
+            if (node_id, role) in self._seen:
                 continue
             self._seen.add((node_id, role))
             names = self._texts(node_id)
@@ -107,7 +105,7 @@ class Prompts:
             ]
 
     def _take(self, spot: Spot, role: str) -> None:
-        """A text that serves both is the positive one."""
+        """A text that serves both is the positive one: the negative is often made of it, as nothing (ConditioningZeroOut)."""
         if self.found.get(spot) != POSITIVE:
             self.found[spot] = role
 
