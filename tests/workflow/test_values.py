@@ -131,7 +131,7 @@ def test_a_toml_labels_bounds_presets_hides_and_adds() -> None:
         [parameters.name]
         target = "9.filename_prefix"
         [parameters.both]
-        target = ["5.width", "5.height"]
+        target = ["Empty Latent Image.width", "EmptyLatentImage.height"]
         label = "Edge"
         """
     )
@@ -182,4 +182,4 @@ def test_every_mistake_in_a_toml_is_found_at_once_with_what_was_meant() -> None:
     assert "Did you mean title?" in told["titel"]
     assert "Did you mean prompt?" in told["parameters.promt"]
     assert "Did you mean label?" in told["parameters.steps.labl"]
-    assert "Did you mean 3.seed?" in told["parameters.new"]
+    assert "Did you mean 'seed'?" in told["parameters.new"]

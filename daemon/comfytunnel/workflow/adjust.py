@@ -19,6 +19,7 @@ from comfytunnel.wireworkflows import Parameter, Target
 from comfytunnel.workflow.close import close_matches
 from comfytunnel.workflow.graph import is_link
 from comfytunnel.workflow.parameters import LABELS, MAX_PARAMETERS, MAX_WHOLE
+from comfytunnel.workflow.select import find
 from comfytunnel.workflow.values import checked, with_values
 
 KINDS = ("text", "integer", "number", "seed", "choice", "boolean", "image")
@@ -142,7 +143,7 @@ def _new(workflow: Mapping[str, Any], name: str, targets: list[str], kind: str |
         raise UsageError(f"has an unknown kind {kind!r}.", hint=f"Known: {', '.join(KINDS)}.")
     if not targets:
         raise UsageError("has no target.", hint='Write target = "NODE.INPUT".')
-    spots = [_target(workflow, target) for target in targets]
+    spots = [Target(found.node_id, found.input) for found in (find(workflow, target) for target in targets)]
     default = workflow[spots[0].node_id].get("inputs", {}).get(spots[0].input)
     return Parameter(
         name=name,
@@ -164,19 +165,6 @@ def _kind(name: str, default: Any) -> str:
         case str():
             return "text"
     raise UsageError("has a target that holds no plain value.", hint='Say its kind, such as kind = "number".')
-
-
-def _target(workflow: Mapping[str, Any], target: str) -> Target:
-    node_id, _, name = target.rpartition(".")
-    node = workflow.get(node_id)
-    if node is None or name not in node.get("inputs", {}):
-        have = [f"{each}.{key}" for each in workflow for key in workflow[each].get("inputs", {})]
-        close = close_matches(target, have)
-        hint = f"Did you mean {close[0]}?" if close else "Write NODE.INPUT, such as 3.seed."
-        raise UsageError(
-            f"has the target {printable(target[:80])!r}, which the workflow does not have.", hint=hint
-        )
-    return Target(node_id, name)
 
 
 def _unknown(path: str, key: str, known: tuple[str, ...]) -> Problem:
