@@ -19,7 +19,7 @@ from tests.browser.test_guard import elsewhere, road
 from tests.fakes.sshd import free_port
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser
+    from playwright.async_api import Browser, Page
 
 ATTACK = """
 async url => {
@@ -33,6 +33,7 @@ async url => {
   const form = make("form", {method: "POST", action: url + "/v1/queue/pause", target: "framed"});
   const frame = make("iframe", {name: "framed"});
   document.body.append(form, frame);
+  const whole = make("iframe", {src: url + "/", name: "whole"});
   const sent = new Promise(done => frame.onload = () => done("loaded"));
   form.submit();
   return {
@@ -40,6 +41,13 @@ async url => {
     blind_get: await tried(async () => (await fetch(url + "/v1/status", {mode: "no-cors"})).type),
     post: await tried(async () => (await fetch(url + "/api/v2/jobs", json)).status),
     blind_post: await tried(async () => (await fetch(url + "/api/v2/jobs", {method: "POST", mode: "no-cors", body: job})).type),
+    generate: await tried(async () => (await fetch(url + "/api/generate", {...json, mode: "same-origin"})).status),
+    blind_generate: await tried(async () => (await fetch(url + "/api/generate", {method: "POST", mode: "no-cors", body: job})).type),
+    workflows: await tried(async () => (await fetch(url + "/v1/workflows")).status),
+    page: await tried(async () => (await fetch(url + "/", {mode: "no-cors"})).type),
+    module: await loaded(make("script", {type: "module", src: url + "/page/main.js"})),
+    plain_script: await loaded(make("script", {src: url + "/page/api.js"})),
+    sheet: await loaded(make("link", {rel: "stylesheet", href: url + "/page/base.css"})),
     verb: await tried(async () => (await fetch(url + "/v1/queue/pause", {method: "POST", mode: "no-cors"})).type),
     script: await loaded(make("script", {src: url + "/v1/status"})),
     picture: await loaded(make("img", {src: url + "/api/v2/assets/PICTURE/content"})),
@@ -48,6 +56,7 @@ async url => {
       source.addEventListener("status", () => done("message")); source.onerror = () => { source.close(); done("error") };
     }),
     form: await sent,
+    whole: await loaded(whole),
   };
 }
 """
@@ -83,15 +92,24 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
             await listener.leave()
 
 
+EVIL = "<img src=x onerror=alert(1)>"
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"
     "0000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
 )
 
 
-def refused(got: dict[str, Any]) -> None:
+async def refused(page: Page, got: dict[str, Any]) -> None:
     """Nothing came back; a blind request does not even get an opaque answer."""
-    assert got.pop("form") == "loaded"  # with our refusal in it
+    assert (
+        got.pop("form") == got.pop("whole") == "loaded"
+    )  # with the browser's own words: even our refusal cannot be framed
+    for name in ("framed", "whole"):
+        frame = page.frame(name)
+        assert frame is not None
+        text = await frame.content()
+        assert "ERR_BLOCKED_BY_RESPONSE" in text
+        assert "Skip to the form" not in text
     assert all("error" in str(value).lower() for value in got.values()), got
 
 
@@ -102,7 +120,7 @@ async def test_a_page_of_another_origin_reaches_nothing(host: str, browser: Brow
     async with elsewhere(f"{target}/v1/status") as port:
         page = await browser.new_page()
         await page.goto(f"http://{host}:{port}/")
-        refused(await page.evaluate(served.attack, target))
+        await refused(page, await page.evaluate(served.attack, target))
         await page.click("a")  # not even a link leads here
         await page.wait_for_url(f"{target}/v1/status", timeout=10_000)
         assert "site_refused" in await page.content()
@@ -116,7 +134,7 @@ async def test_comfyuis_own_page_reaches_nothing(browser: Browser, served: Serve
         answer = await page.goto(f"http://localhost:{tunnel.port}/")
         assert answer is not None
         assert answer.status == 200
-        refused(await page.evaluate(served.attack, f"http://localhost:{served.port}"))
+        await refused(page, await page.evaluate(served.attack, f"http://localhost:{served.port}"))
     await served.untouched()
 
 
@@ -127,7 +145,8 @@ async def test_a_rebound_name_reaches_nothing(browser: Browser, served: Served) 
     assert answer is not None
     assert (answer.status, (await answer.json())["error"]["code"]) == (403, "host_refused")
     got: dict[str, Any] = await page.evaluate(served.attack, f"http://rebound.example:{served.port}")
-    assert got["get"] == got["post"] == 403
+    assert got["get"] == got["post"] == got["generate"] == got["workflows"] == 403
+    assert got["module"] == got["plain_script"] == got["sheet"] == "error"
     assert got["picture"] == got["stream"] == "error"
     await served.untouched()
 
@@ -149,3 +168,42 @@ async def test_a_script_of_the_same_origin_passes(browser: Browser, served: Serv
     await page.goto(f"http://localhost:{served.port}/v1/status")
     got: dict[str, Any] = await page.evaluate(served.attack, f"http://localhost:{served.port}")
     assert (got["get"], got["post"], got["picture"], got["stream"]) == (200, 201, "loaded", "message")
+    assert (got["workflows"], got["generate"], got["sheet"]) == (200, 202, "loaded")
+
+
+async def test_what_the_far_side_sends_is_words_and_downloads_never_a_page(
+    browser: Browser, served: Served, tmp_path: Path
+) -> None:
+    """Names and messages are shown as they are; what could run is a file to save, also for who opens its address."""
+    job_id = await served.api.submit(comfytunnel={"label": f"<b>{EVIL}</b>"})
+    await served.api.scheduler.start(job_id)
+    page = await browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda told: said.append(told.text))
+    page.on("dialog", lambda dialog: said.append(dialog.message))
+    outputs = {}
+    for kind in ("image/svg+xml", "text/html", "text/javascript", "image/png"):
+        folder = tmp_path / kind.replace("/", "-")
+        folder.mkdir()
+        path = folder / f"a{EVIL.replace('/', '')}.txt"
+        path.write_text(f"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'>{EVIL}</svg>")
+        outputs[kind] = await served.api.scheduler.output(job_id, path, kind, ord=len(outputs))
+    await served.api.scheduler.succeed(job_id)
+    await page.goto(f"http://localhost:{served.port}/")
+    await page.locator(".tile.image", has_text="cannot be shown").wait_for()  # it called itself a PNG
+    assert await page.locator(".tile.file").count() == 3
+    assert await page.locator(".tile.file img").count() == 0
+    assert await page.locator(".tile .title").first.inner_text() == f"<b>{EVIL}</b>"
+    for kind in ("image/svg+xml", "text/html", "text/javascript"):
+        url = f"http://localhost:{served.port}/api/v2/assets/{outputs[kind].asset_id}/content"
+        async with page.expect_download() as downloading:
+            await page.evaluate("url => { location.href = url }", url)
+        assert await (await downloading.value).failure() is None
+    await page.locator(".tile.file button").first.click()
+    viewer = page.get_by_role("dialog")
+    async with page.expect_download() as downloading:
+        await viewer.get_by_role("link", name="Download").click()
+    await downloading.value
+    assert await page.locator("script:not([src='/page/main.js'])").count() == 0
+    assert await page.locator("dialog img, dialog iframe, dialog object, dialog embed").count() == 0
+    assert said == []

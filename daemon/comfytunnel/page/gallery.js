@@ -33,7 +33,7 @@ function make({ key, job, output }) {
   if (kind === "image") {
     const picture = el("img", { alt: "", loading: "lazy", decoding: "async", draggable: false });
     picture.onload = () => view.classList.add("here");
-    picture.onerror = () => fill(view, icon("file"), el("span", {}, "not there any more"));
+    picture.onerror = () => fill(view, icon("file"), el("span", {}, "cannot be shown"));
     content(output.id).then(url => { picture.src = url; }, picture.onerror);
     view.append(picture);
   } else if (kind === "none") fill(view, icon("alert"), el("span.why"));
