@@ -262,6 +262,19 @@ async def test_the_daemon_may_restart_and_ask_for_a_token(looker: Looker) -> Non
         await world.ask(world.client.reload)
 
 
+async def test_a_job_of_the_command_line_shows_what_stands_in_its_workflow(looker: Looker) -> None:
+    """And can be run again, by its graph."""
+    job = await looker.world.submit(LANDSCAPE)
+    await looker.tile(f"Job {job.id[:8]}").click()
+    viewer = looker.page.get_by_role("dialog")
+    await viewer.locator("dd.seed", has_text="7").wait_for()
+    await viewer.get_by_text("hills at dusk, the first stars").wait_for()
+    await viewer.get_by_text("Workflow as it was submitted").click()
+    await viewer.locator("pre", has_text='"class_type": "DemoSampler"').wait_for()
+    await viewer.get_by_role("button", name="Again with another seed").click()
+    await looker.until_jobs(lambda jobs: jobs[0].status == "succeeded" and jobs[0].params.get("seed", 7) != 7)
+
+
 async def test_two_pages_see_the_same(looker: Looker, page_world: PageWorld, chromium: Browser) -> None:
     async with Looker(page_world, chromium) as other:
         await other.ask_for("seen from both sides")

@@ -11,6 +11,7 @@ import pytest
 
 from comfytunnel.config import Tcp, WebConfig
 from comfytunnel.fdstore import Handed
+from comfytunnel.jobs.model import Output
 from comfytunnel.notify import Notifier
 from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.weblistener import WebListener
@@ -181,7 +182,7 @@ async def test_what_the_far_side_sends_is_words_and_downloads_never_a_page(
     said: list[str] = []
     page.on("console", lambda told: said.append(told.text))
     page.on("dialog", lambda dialog: said.append(dialog.message))
-    outputs = {}
+    outputs: dict[str, Output] = {}
     for kind in ("image/svg+xml", "text/html", "text/javascript", "image/png"):
         folder = tmp_path / kind.replace("/", "-")
         folder.mkdir()

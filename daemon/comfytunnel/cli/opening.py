@@ -40,28 +40,23 @@ OPENED = frozenset(
 def open_files(paths: Sequence[str]) -> None:
     """Hand the files to the system's viewer, which is not waited for. What cannot be opened is said, and is no failure."""
     wanted = [path for path in paths if Path(path).suffix.lower() in OPENED]
-    viewer = shutil.which("open" if sys.platform == "darwin" else "xdg-open")
-    if not wanted:
-        return
-    if viewer is None or not (sys.platform == "darwin" or _has_display()):
-        exits.say(
-            "nothing was opened: there is no viewer here"
-            if viewer is None
-            else "nothing was opened: there is no display"
-        )
-        return
     for path in wanted[:MAX_OPENED]:
-        subprocess.Popen(
-            [viewer, str(Path(path).absolute())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        why = hand_over(str(Path(path).absolute()))
+        if why:
+            exits.say(f"nothing was opened: {why}")
+            return
     if len(wanted) > MAX_OPENED:
         exits.say(f"only the first {MAX_OPENED} of {len(wanted)} files were opened")
 
 
-def _has_display() -> bool:
-    """Without one xdg-open would draw pictures into this terminal, with whatever browser it finds."""
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+def hand_over(target: str) -> str:
+    """Give a path or a URL to the system, which shows it with whatever does so. Returns why it cannot, "" if it can."""
+    mac = sys.platform == "darwin"
+    viewer = shutil.which("open" if mac else "xdg-open")
+    if viewer is None:
+        return "there is no viewer here"
+    if not (mac or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return "there is no display"  # xdg-open would draw into this terminal, with whatever browser it finds
+    quiet = subprocess.DEVNULL
+    subprocess.Popen([viewer, target], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    return ""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from typing import Annotated
 
 import typer
@@ -14,6 +10,7 @@ from comfytunnel import wire
 from comfytunnel.cli import exits, render
 from comfytunnel.cli.daemons import connect
 from comfytunnel.cli.jobs import AsJson
+from comfytunnel.cli.opening import hand_over
 from comfytunnel.errors import Error, UsageError
 from comfytunnel.printable import printable
 
@@ -25,10 +22,10 @@ def ui(
     """Open the web page in the browser. Its address is printed in any case."""
     status = connect().status()
     url = _address(status)
-    opened = not no_open and _open(url)
-    exits.tell(render.json_text({"url": url, "opened": opened}) if as_json else url)
-    if not (opened or no_open or as_json):
-        exits.say("No browser could be opened from here: open that address yourself.")
+    why = "" if no_open else hand_over(url)
+    exits.tell(render.json_text({"url": url, "opened": not (no_open or why)}) if as_json else url)
+    if why and not as_json:
+        exits.say(f"No browser was opened: {why}. Open that address yourself.")
 
 
 def _address(status: wire.Status) -> str:
@@ -50,14 +47,3 @@ def _address(status: wire.Status) -> str:
     port = status.web.listen[0].rpartition(":")[2]
     host = "localhost" if {"127.0.0.1", "[::1]"} <= set(hosts) else hosts[0]
     return f"http://{host}:{port}/"
-
-
-def _open(url: str) -> bool:
-    """Hand it to the system's browser, which is not waited for. Without a display xdg-open would start one in this terminal."""
-    mac = sys.platform == "darwin"
-    opener = shutil.which("open" if mac else "xdg-open")
-    if opener is None or not (mac or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return False
-    quiet = subprocess.DEVNULL
-    subprocess.Popen([opener, url], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
-    return True

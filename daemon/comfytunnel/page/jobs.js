@@ -60,12 +60,19 @@ async function act(deed) {
 export const cancel = job => act(() => post(`/api/v2/jobs/${job.id}/cancel`));
 export const retry = job => act(() => post(`/v1/jobs/${job.id}/retry`));
 export const move = (job, where) => act(() => post(`/v1/jobs/${job.id}/move`, where));
-/** Ask for a job; `wrong` hears of a refusal besides. */
+let unheard = null; // {body, claim} of what was sent last, while nobody knows whether it arrived
+
+/** Ask for a job; `wrong` hears of a refusal besides. The same asked again after an answer that never came is one job, not two. */
 export async function generate(asked, wrong = () => {}) {
   return act(async () => {
+    const body = JSON.stringify(asked, (_, value) => (typeof value === "bigint" ? String(value) : value));
+    const claim = unheard?.body === body ? unheard.claim : crypto.randomUUID();
+    unheard = null;
     try {
-      return await post("/api/generate", asked, { "Idempotency-Key": crypto.randomUUID() });
+      return await post("/api/generate", asked, { "Idempotency-Key": claim });
     } catch (error) {
+      if (error.code === "idempotency_key_reuse") return get(`/api/v2/jobs/${error.details.job_id}`);
+      if (error.code === "unreachable") unheard = { body, claim };
       wrong(error);
       throw error;
     }
@@ -73,6 +80,18 @@ export async function generate(asked, wrong = () => {}) {
 }
 
 export const graphOf = async job => (await get(`/api/v2/jobs/${job.id}/workflow`)).workflow;
+
+/** Of a graph, for a job that came another way than the form: its seeds and prompts, as settings() gives them. */
+export function settingsIn(graph) {
+  const found = [];
+  for (const [id, node] of Object.entries(graph)) {
+    for (const [name, value] of Object.entries(node?.inputs ?? {})) {
+      const kind = /seed$/i.test(name) && ["number", "bigint"].includes(typeof value) ? "seed" : /^(text|prompt|positive|negative)/i.test(name) && typeof value === "string" ? "text" : "";
+      if (kind) found.push({ name: `${id}.${name}`, label: `${node._meta?.title ?? node.class_type}: ${name}`, kind, value });
+    }
+  }
+  return found.slice(0, 20);
+}
 
 /** The same once more, with every seed drawn anew: by the name of its workflow where that still takes these values, else by its graph. */
 export async function again(job) {
@@ -82,5 +101,5 @@ export async function again(job) {
   const known = info && !info.problem && Object.keys(generated.params).every(name => info.parameters.some(parameter => parameter.name === name));
   const params = known ? Object.fromEntries(settings(job).filter(({ kind }) => kind !== "seed").map(({ name, value }) => [name, value])) : {};
   const comfytunnel = { ...(label ? { label } : {}), ...(tunnels.length > 1 && tunnels.includes(tunnel) ? { tunnel } : {}) };
-  return act(async () => post("/api/generate", { workflow: known ? info.name : await graphOf(job), params, comfytunnel }, { "Idempotency-Key": crypto.randomUUID() }));
+  return act(async () => post("/api/generate", { workflow: known ? info.name : await graphOf(job), params, comfytunnel }));
 }

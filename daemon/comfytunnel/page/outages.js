@@ -57,7 +57,7 @@ function draw() {
     }));
   const total = shown.reduce((sum, outage) => sum + (end(outage) - Math.max(begin, Date.parse(outage.began))) / 1000, 0);
   const longest = Math.max(0, ...shown.map(outage => (end(outage) - Date.parse(outage.began)) / 1000));
-  const told = shown.length ? `${some(shown.length, "outage")} in ${name}, ${span(total)} in all${shown.length > 1 ? `, the longest ${span(longest)}` : ""}` : `No outage in ${name}`;
+  const told = shown.length ? `${some(shown.length, "outage")} in ${name}, ${span(total)} in all${shown.length > 1 ? `, at most ${span(longest)}` : ""}` : `No outage in ${name}`;
   say(words, told);
   strip.setAttribute("aria-label", told);
   fill(scale, el("span", {}, `${name} ago`), el("span", {}, "now"));

@@ -3,7 +3,7 @@
 import { content } from "./api.js";
 import { el, fill, icon, iconButton, set } from "./el.js";
 import { use } from "./form.js";
-import { again, graphOf, kindOf, retry, seedOf, settings, tiles, titleOf, workflowTitle } from "./jobs.js";
+import { again, graphOf, kindOf, retry, seedOf, settings, settingsIn, tiles, titleOf, workflowTitle } from "./jobs.js";
 import { on } from "./model.js";
 import { tell, trouble } from "./says.js";
 import { exactly, size, some, span } from "./words.js";
@@ -48,7 +48,7 @@ function ways() {
   set(after, { "aria-disabled": String(at === all.length - 1) });
 }
 
-function draw({ job, output }) {
+function draw({ key, job, output }) {
   const title = titleOf(job);
   set(root, { "aria-label": title });
   fill(stage, output ? figure(output, title) : el("p.failure", {}, icon("alert"), job.error?.message ?? "It ended without a file."));
@@ -61,7 +61,7 @@ function draw({ job, output }) {
     job.comfytunnel.note && el("p.note", {}, job.comfytunnel.note),
     job.comfytunnel.warnings.map(text => el("p.note", {}, text)),
     el("dl", {},
-      settings(job).filter(({ value }) => value !== null && value !== "").map(({ label, kind, value }) => [el("dt", {}, label), el("dd", { className: kind }, kind === "boolean" ? (value ? "yes" : "no") : String(value))]),
+      told(settings(job)),
       named && [el("dt", {}, "Workflow"), el("dd", {}, named)],
       job.comfytunnel.label && [el("dt", {}, "Label"), el("dd", {}, job.comfytunnel.label)],
       job.comfytunnel.tunnel && [el("dt", {}, "Tunnel"), el("dd", {}, job.comfytunnel.tunnel)],
@@ -69,10 +69,14 @@ function draw({ job, output }) {
       [el("dt", {}, "Job"), el("dd.id", {}, job.id)]),
     job.error?.traceback && el("details", {}, el("summary", {}, `Traceback${job.error.node_id ? ` of node ${job.error.node_id}` : ""}`), el("pre", { tabIndex: 0 }, job.error.traceback)),
     graph(job));
+  if (!job.comfytunnel.generated) graphOf(job).then(found => { if (shown === key) about.querySelector("dl").prepend(...told(settingsIn(found)).flat()); }, trouble);
   ways();
   about.scrollTop = 0;
 
 }
+
+const told = settings => settings.filter(({ value }) => value !== null && value !== "").map(({ label, kind, value }) =>
+  [el("dt", {}, label), el("dd", { className: kind }, kind === "boolean" ? (value ? "yes" : "no") : String(value))]);
 
 function figure(output, title) {
   const kind = kindOf(output);
