@@ -186,13 +186,15 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 class Reloaded(msgspec.Struct, frozen=True):
-    """`reloaded`: the config's path. Tunnels by name; `sections`: the other parts of the file that changed."""
+    """`reloaded`: the config's path. Tunnels by name; `sections`: the other parts of the file that changed; `read_only`:
+    folders of the config that the daemon may not write to."""
 
     reloaded: str
     added: list[str]
     removed: list[str]
     changed: list[str]
     sections: list[str]
+    read_only: list[str] = []
 
 
 class HostKey(msgspec.Struct, frozen=True):
