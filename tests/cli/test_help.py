@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 
+from comfytunnel.__main__ import STATUS_FLAGS
 from comfytunnel.cli import daemon
 from comfytunnel.cli.main import app
 from tests.cli.conftest import Cli
@@ -73,3 +74,9 @@ async def test_the_list_of_commands_is_whole_on_80_columns(alone: Cli) -> None:
     for words in ([], ["jobs"], ["config"]):
         ran = await alone(*words, "-h")
         assert (ran.code, "..." in ran.out.partition("Commands:")[2]) == (0, False)
+
+
+def test_the_quick_way_of_status_takes_the_flags_of_the_command() -> None:
+    """Another one would be explained by the slow way, but never forgotten by the quick one."""
+    options = {name for parameter in COMMANDS["status",].params for name in parameter.opts}
+    assert options - {"--help", "-h"} == STATUS_FLAGS

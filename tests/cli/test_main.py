@@ -323,6 +323,7 @@ async def test_submit_prints_the_id_alone(api: Api, cli: Cli) -> None:
 def test_a_light_command_imports_nothing_heavy() -> None:
     """`status` answers in a tenth of a second because of what it does not import."""
     heavy = (
+        "typer",
         "aiohttp",
         "asyncio",
         "asyncssh",

@@ -20,7 +20,6 @@ from comfytunnel.cli.completing import ASKED, completion, learn_shells
 from comfytunnel.cli.daemons import connect
 from comfytunnel.cli.events import events
 from comfytunnel.cli.jobs import AsJson
-from comfytunnel.cli.status import status
 from comfytunnel.cli.trust import trust
 from comfytunnel.cli.tunnels import TunnelName, one_tunnel
 from comfytunnel.cli.ui import ui
@@ -103,7 +102,18 @@ def demo(
     raise typer.Exit(code)
 
 
-app.command(epilog="Example: comfytunnel status --watch")(status)
+@app.command(epilog="Example: comfytunnel status --watch")
+def status(
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on and show every change; q ends it.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Show the outages, the newest first.")] = False,
+) -> None:
+    """Say what state the tunnels are in, why, and what comes next."""
+    from comfytunnel.cli.status import tell_status  # the quick way to it is __main__.py's
+
+    tell_status(as_json=as_json, watch=watch, history=history)
+
+
 app.command(epilog="Example: comfytunnel wait --for up --timeout 60")(wait)
 
 

@@ -1,6 +1,6 @@
 """The command `status`: the daemon is asked, screen.py lays it out; `--watch` goes on with it, drawn anew at each event and each second.
 
-Only what is shown is asked for, and nothing but the status itself is needed: a daemon in trouble may not answer the rest.
+Nothing here knows typer, so that the command can be had without it (__main__.py). Only what is shown is asked for, and nothing but the status itself is needed: a daemon in trouble may not answer the rest.
 """
 
 from __future__ import annotations
@@ -11,16 +11,12 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Annotated
-
-import typer
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 from comfytunnel import wire
 from comfytunnel.cli import exits, render
 from comfytunnel.cli.daemons import connect
-from comfytunnel.cli.events import follow_events
-from comfytunnel.cli.jobs import AsJson, now
 from comfytunnel.cli.screen import OUTAGES_SHOWN, Look, Seen, screen
 from comfytunnel.client import Client
 from comfytunnel.errors import Error, NotRunningError
@@ -34,12 +30,26 @@ LEAST = 0.1  # seconds between two frames while much happens
 AGAIN = 0.5  # seconds between two attempts to hear a daemon that is away
 
 
-def status(
-    as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on and show every change; q ends it.")] = False,
-    history: Annotated[bool, typer.Option("--history", help="Show the outages, the newest first.")] = False,
-) -> None:
-    """Say what state the tunnels are in, why, and what comes next."""
+def main(arguments: Sequence[str]) -> int:
+    """The whole command for a process that was started for it alone, without the library of the other commands: half of its time. `arguments`: any of --json, --watch and --history.
+    Returns the exit code."""
+    as_json = "--json" in arguments
+    try:
+        with exits.output_may_fail():
+            tell_status(as_json=as_json, watch="--watch" in arguments, history="--history" in arguments)
+    except Error as error:
+        with exits.output_may_fail():
+            return exits.complain(error, as_json=as_json)
+    except KeyboardInterrupt:
+        return exits.FAILED
+    except BrokenPipeError:  # `| head`: Python would complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.FAILED
+    return exits.DONE
+
+
+def tell_status(*, as_json: bool, watch: bool, history: bool) -> None:
+    """Ask and tell, once or until the user has had enough."""
     client = connect()
     if history:
         outages = client.outages(limit=None if as_json else HISTORY_SHOWN)
@@ -47,12 +57,18 @@ def status(
     elif not watch:
         found = client.status()
         exits.tell(
-            render.json_text(found, indent=2) if as_json else screen(_rest(client, found), now(), look())
+            render.json_text(found, indent=2) if as_json else screen(_rest(client, found), _now(), look())
         )
     elif as_json or not sys.stdout.isatty():
+        from comfytunnel.cli.events import follow_events
+
         follow_events(client, as_json)
     else:
         watch_status(client)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _rest(client: Client, found: wire.Status) -> Seen:
@@ -85,7 +101,7 @@ def watch_status(client: Client) -> None:
         while True:
             drawn = time.monotonic()
             size = full.size()
-            full.draw(screen(seen, now(), look(size.columns)) if away is None else _away(*away))
+            full.draw(screen(seen, _now(), look(size.columns)) if away is None else _away(*away))
             if full.wait(REDRAW):
                 return
             time.sleep(max(0.0, drawn + LEAST - time.monotonic()))
