@@ -184,3 +184,34 @@ async def test_finished_pictures_are_opened_and_nothing_that_a_browser_runs(
     await finishing
     assert ran.code == 0, ran.err
     assert await asyncio.to_thread((tmp_path / "opened").read_text) == f"{tmp_path}/out/pic.png\n"
+
+
+async def test_a_workflow_as_the_page_saves_it_is_converted_and_then_changed(
+    api: Api, cli: Cli, tmp_path: Path
+) -> None:
+    """Where that cannot be, the reason is told and no job is made."""
+    drawn = {"nodes": [{"id": 3, "type": "KSampler", "widgets_values": [5, "fixed", 20]}], "links": []}
+    (tmp_path / "ui.json").write_text(json.dumps(drawn))
+    ran = await cli("submit", "ui.json", "--set", "3.steps=30")
+    assert (ran.code, await api.store.since(0)) == (2, [])
+    assert "does not know the class of node 3 (KSampler)" in ran.err
+    api.scheduler.entries["KSampler"] = json.dumps(
+        {"input": {"required": {"seed": ["INT", {}], "steps": ["INT", {}]}}, "python_module": "nodes"}
+    ).encode()
+    ran = await cli("submit", "-", "--set", "3.steps=30", stdin=json.dumps(drawn))
+    assert ran.code == 0, ran.err
+    assert await submitted(api) == [{"seed": 5, "steps": 30}]
+
+
+async def test_a_workflow_may_be_meant_by_the_name_under_which_it_is_kept(
+    api: Api, cli: Cli, painted: str
+) -> None:
+    """A file of that name counts more; what is neither is said so."""
+    ran = await cli("workflow", "add", painted, "--name", "portrait")
+    assert ran.code == 0, ran.err
+    ran = await cli("submit", "portrait", "--seed", "9")
+    assert ran.code == 0, ran.err
+    assert [each["seed"] for each in await submitted(api)] == [9]
+    ran = await cli("submit", "portrat")
+    assert ran.code == 2
+    assert "neither a file nor a workflow called 'portrat'" in ran.err

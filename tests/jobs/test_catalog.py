@@ -285,3 +285,17 @@ async def test_a_class_is_asked_for_under_its_name_alone(unused_tcp_port: int) -
     finally:
         await client.close()
         await runner.cleanup()
+
+
+async def test_a_workflow_of_the_page_is_converted_by_what_was_told_also_on_a_train(bench: Bench) -> None:
+    drawn = {"nodes": [{"id": 1, "type": "DemoModel", "widgets_values": ["b.safetensors"]}], "links": []}
+    await learnt(bench)
+    bench.link_down()
+    made = await bench.scheduler.convert(drawn, bench.place.name)
+    assert made["1"]["class_type"] == "DemoModel"
+    assert made["1"]["inputs"] == {"model": "b.safetensors"}
+    with pytest.raises(WorkflowError, match="does not know the class") as refused:
+        await bench.scheduler.convert(
+            drawn | {"nodes": [{"id": 1, "type": "X", "outputs": [{"links": [1]}]}]}, None
+        )
+    assert refused.value.code_on_wire == "workflow_format_ui"

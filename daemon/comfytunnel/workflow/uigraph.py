@@ -106,8 +106,9 @@ def read_ui(workflow: Mapping[str, Any]) -> UiWorkflow:
 
 def _graph(drawn: Mapping[str, Any]) -> UiGraph:
     links = dict(map(_link, _list(drawn.get("links"), "links")))
-    nodes = {node.id: node for node in map(_node, _list(drawn.get("nodes"), "nodes"))}
-    if len(nodes) != len(drawn["nodes"]):
+    listed = _list(drawn.get("nodes"), "nodes")
+    nodes = {node.id: node for node in map(_node, listed)}
+    if len(nodes) != len(listed):
         raise unclear("two of its nodes have the same id.")
     inputs = [
         (
@@ -168,7 +169,12 @@ def _slot(drawn: Mapping[str, Any]) -> Slot:
 
 def _number_anew(root: UiGraph, subgraphs: Mapping[str, UiGraph], last: int) -> None:
     used = set(root.nodes)
-    for graph in subgraphs.values():
+    users: dict[str, list[UiNode]] = {}
+    for each in [root, *subgraphs.values()]:
+        for node in each.nodes.values():
+            if isinstance(node.properties.get("proxyWidgets"), list):
+                users.setdefault(node.type, []).append(node)
+    for its, graph in subgraphs.items():
         changed: dict[str, str] = {}
         nodes: dict[str, UiNode] = {}
         for node in graph.nodes.values():
@@ -187,17 +193,12 @@ def _number_anew(root: UiGraph, subgraphs: Mapping[str, UiGraph], last: int) -> 
         for link in graph.links.values():
             link.origin = changed.get(link.origin, link.origin)
             link.target = changed.get(link.target, link.target)
-        its = next(key for key, each in subgraphs.items() if each is graph)
-        for other in [root, *subgraphs.values()]:
-            for node in other.nodes.values():
-                if node.type == its and isinstance(node.properties.get("proxyWidgets"), list):
-                    proxies = [
-                        [changed.get(str(each[0]), each[0]), *each[1:]]
-                        if isinstance(each, list) and each
-                        else each
-                        for each in node.properties["proxyWidgets"]
-                    ]
-                    node.properties = {**node.properties, "proxyWidgets": proxies}
+        for node in users.get(its, ()):
+            proxies = [
+                [changed.get(str(each[0]), each[0]), *each[1:]] if isinstance(each, list) and each else each
+                for each in node.properties["proxyWidgets"]
+            ]
+            node.properties = {**node.properties, "proxyWidgets": proxies}
 
 
 def _leaves_first(subgraphs: Mapping[str, UiGraph]) -> Iterator[tuple[str, UiGraph]]:

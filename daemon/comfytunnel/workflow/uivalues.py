@@ -10,17 +10,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from comfytunnel.workflow.uifilled import exported, filled, kept_aside
 from comfytunnel.workflow.uigraph import INPUT_NODE, Link, Slot, UiGraph, UiNode, UiWorkflow, unclear
-from comfytunnel.workflow.widgets import Shape, UnknownWidgetsError, Widget, brought, read_shape
+from comfytunnel.workflow.widgets import Shape, UnknownWidgetsError, Widget, read_shape
 
 NOTES = frozenset({"Note", "MarkdownNote"})
 REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
 REPLACES = "Run widget replace on values"
 """Property of a primitive node."""
 
-_COMMENTS = re.compile(r"/\*[\s\S]*?\*/|//[^\n\r\u2028\u2029]*")
-_ESCAPED = re.compile(r"\\([{}|])")
-_REPLACED = re.compile(r"%(date:[^%]*|[^%.]*\.[^%.]*)%")
 _PREFIX = re.compile(r"\s*(\d+)\s*:\s*(.+)")
 
 Key = tuple[int, str]
@@ -54,10 +52,10 @@ class Values:
         return self._shape(node).title
 
     def stands_alone(self, graph: UiGraph, node: UiNode) -> bool:
-        """Whether no ComfyUI knows the node and nothing is linked to it: a label, a switchboard of the page. Raises WorkflowError if it is linked."""
+        """Whether no ComfyUI knows the node, nothing is linked to it and nothing stands in it: a label of the page. Raises WorkflowError if it is more."""
         if node.type in self._entries:
             return False
-        if all(slot.link is None for slot in node.inputs) and not any(node.links):
+        if not node.values and not any(node.links) and all(slot.link is None for slot in node.inputs):
             return True
         raise unclear(f"ComfyUI does not know the class of {node}.")
 
@@ -88,7 +86,7 @@ class Values:
         linked = {slot.widget for slot in self.inputs(graph, node) if slot.link is not None}
         for widget, value in self._of(graph, node):
             if widget.sent:
-                yield widget.name, value if widget.name in linked else _exported(node, widget, value)
+                yield widget.name, value if widget.name in linked else exported(node, widget, value)
 
     def promoted(self, graph: UiGraph, node: UiNode, number: int) -> tuple[Any] | None:
         """The value that a subgraph node has for its input, None if that is no widget."""
@@ -139,7 +137,7 @@ class Values:
         """Each widget of a node of a class, with its value."""
         key = (id(graph), node.id)
         if key not in self._values:
-            self._values[key] = _filled(node, self._shape(node))
+            self._values[key] = filled(node, self._shape(node))
         return self._values[key]
 
     def _widget(self, graph: UiGraph, node: UiNode, name: str) -> tuple[Widget, Any] | None:
@@ -168,8 +166,7 @@ class Values:
     def _promote(self, graph: UiGraph, node: UiNode) -> None:
         its = self._subgraphs[node.type]
         held = self._promoted[id(graph), node.id] = {}
-        if node.properties.get("proxyWidgetErrorQuarantine"):
-            raise unclear(f"{node} has widgets that the page could not find again.")
+        lost = kept_aside(node)
         if len({slot.name for slot, _ in its.inputs}) < len(its.inputs):
             raise unclear(f"the subgraph of {node} has two inputs of one name.")
         if isinstance(node.values, dict):
@@ -178,7 +175,8 @@ class Values:
         for slot, links in its.inputs:
             found = self._behind(its, links)
             if found is not None:
-                held[slot.name] = next(values, found[2])
+                present = next(values, found[2])
+                held[slot.name] = lost.get(slot.name, present)
 
     def _open_proxies(self, graphs: list[UiGraph], graph: UiGraph, host: UiNode) -> None:
         listed = host.properties.get("proxyWidgets")
@@ -316,67 +314,3 @@ class Values:
                     (widget, value if widget.name == slot.widget else present)
                     for widget, present in self._of(graph, target)
                 ]
-
-
-def _filled(node: UiNode, shape: Shape) -> list[tuple[Widget, Any]]:
-    """The widgets of a node with the values that were saved, by position; what a dynamic choice brings comes right after it."""
-    values = node.values
-    if isinstance(values, dict):
-        return _by_name(node, shape, values)
-    given = list(values or [])
-    if any(shape.forced) and len(shape.forced) == len(given):
-        given = [value for value, forced in zip(given, shape.forced, strict=True) if not forced]
-    left = list(reversed(given))
-    found: list[tuple[Widget, Any]] = []
-    waiting = list(reversed(shape.widgets))
-    while waiting:
-        widget = waiting.pop()
-        value = left.pop() if left else widget.default
-        if shape.foreign and not _plausible(widget, value):
-            raise unclear(f"the value of {node} for {widget.name!r} is of another kind than its class takes.")
-        if value is None and widget.kind in ("COMBO", "COMFY_DYNAMICCOMBO_V3"):
-            value = widget.first
-        found.append((widget, value))
-        waiting += reversed(list(brought(widget, value)))
-    if shape.foreign and len(given) != len(found):
-        raise unclear(f"{node} has {len(given)} saved values, and its class {len(found)}.")
-    return found
-
-
-def _by_name(node: UiNode, shape: Shape, values: Mapping[str, Any]) -> list[tuple[Widget, Any]]:
-    """Some packs save their values by name; ComfyUI's own classes never."""
-    if not shape.foreign or not all(widget.name in values for widget in shape.widgets if widget.sent):
-        raise unclear(f"the values of {node} cannot be told apart.")
-    return [(widget, values.get(widget.name)) for widget in shape.widgets]
-
-
-def _plausible(widget: Widget, value: Any) -> bool:
-    match widget.kind:
-        case "INT" | "FLOAT":
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case "BOOLEAN":
-            return isinstance(value, bool)
-        case "STRING":
-            return isinstance(value, str)
-    return not widget.sent or value is None or isinstance(value, str | int | float)
-
-
-def _exported(node: UiNode, widget: Widget, value: Any) -> Any:
-    """What the page makes of a value when it exports."""
-    if (
-        node.type in ("KSampler", "KSamplerAdvanced")
-        and widget.name == "sampler_name"
-        and isinstance(value, str)
-    ):
-        return value.removeprefix("sample_")
-    if not isinstance(value, str):
-        return value
-    if widget.prefix and _REPLACED.search(value):
-        raise unclear(f"{node} has a file name in which the page replaces something: {value!r}.")
-    if widget.dynamic:
-        text = _COMMENTS.sub("", value)
-        bare = re.sub(r"\\[\s\S]", "", text)
-        if "{" in bare or bare.endswith("\\"):
-            raise unclear(f"{node} has a text of which the page draws one part: {{a|b}}.")
-        return _ESCAPED.sub(r"\1", text)
-    return value

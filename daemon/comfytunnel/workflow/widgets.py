@@ -15,20 +15,23 @@ import msgspec
 PLAIN = frozenset({"INT", "FLOAT", "BOOLEAN", "STRING", "COMBO", "COLOR", "MARKDOWN", "TEXTAREA"})
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 DRAWN = frozenset(
-    {"IMAGECOMPARE", "BOUNDING_BOX", "CHART", "GALLERIA", "PAINTER", "COMPOSITOR", "CURVE", "RANGE", "VIDEO_EDIT"}
+    {"BOUNDING_BOX", "CHART", "GALLERIA", "PAINTER", "COMPOSITOR", "CURVE", "RANGE", "VIDEO_EDIT"}
     | {"BOUNDING_BOXES", "COLORS", "IMAGEUPLOAD"}
 )  # fmt: skip
 """Widgets with more to them than a value; classes that have one are not converted."""
 COMPUTED = frozenset(
-    {"WebcamCapture", "RecordAudio", "Load3D", "Load3DAdvanced", "Preview3D", "Preview3DAdvanced", "SaveGLB", "Save3DAdvanced"}
-    | {"PreviewGaussianSplat", "PreviewPointCloud", "SaveGaussianSplat", "SavePointCloud", "CustomCombo", "LoadImageOutput"}
+    {"WebcamCapture", "RecordAudio", "Load3D", "Load3DAdvanced", "Preview3DAdvanced", "Save3DAdvanced"}
+    | {"PreviewGaussianSplat", "PreviewPointCloud", "SaveGaussianSplat", "SavePointCloud", "CustomCombo"}
+    | {"LoadImageOutput"}
 )  # fmt: skip
 """Classes whose values the page makes when it exports, or whose widgets come and go by code of their own."""
+VIEWED = frozenset({"Preview3D", "SaveGLB"})
+"""Classes with a view of a model, which is sent as an empty text unless somebody has looked at one there."""
 UPLOADS = frozenset({"image_upload", "video_upload", "audio_upload"})
 PREFIXED = frozenset(
     {"SaveImage", "SaveImageAdvanced", "SaveSVGNode", "SaveVideo", "SaveAnimatedWEBP", "SaveWEBM", "SaveAudio"}
     | {"SaveAudioMP3", "SaveAudioOpus", "SaveAudioAdvanced", "SaveAnimatedPNG", "CLIPSave", "VAESave", "ModelSave"}
-    | {"LoraSave", "SaveLatent"}
+    | {"LoraSave", "SaveLatent", "SaveGLB"}
 )  # fmt: skip
 """Classes in whose `filename_prefix` the page replaces %...% when it exports."""
 
@@ -41,7 +44,7 @@ class UnknownWidgetsError(Exception):
 class Widget:
     """`sent`: it is in the export; else it only takes a place in the saved values (control_after_generate, an upload button).
     `first`: what a choice shows that has no value. `dynamic`: {a|b} and comments are resolved. `prefix`: %...% are replaced.
-    `options`: what a choice brings with it, by its value."""
+    `saved`: it has a place in the saved values. `blank`: nothing is known of it but the empty text. `options`: what a choice brings with it, by its value."""
 
     name: str
     default: Any = None
@@ -50,6 +53,8 @@ class Widget:
     first: Any = None
     dynamic: bool = False
     prefix: bool = False
+    saved: bool = True
+    blank: bool = False
     options: Mapping[str, Mapping[str, Any]] | None = None
 
 
@@ -104,6 +109,7 @@ def read_shape(class_type: str, raw: bytes) -> Shape:
                 bool(options.get("forceInput")),
                 *([False] if options.get("control_after_generate") else []),
             ]
+    widgets += [Widget("image", "", blank=True)] if class_type in VIEWED else []
     widgets += [Widget("upload", sent=False) for _, spec in specs if UPLOADS & _options(spec).keys()]
     outputs = entry.get("output")
     module = entry.get("python_module")
@@ -149,6 +155,9 @@ def _ordered(entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _widgets(class_type: str, name: str, kind: str, options: Mapping[str, Any]) -> Iterator[Widget]:
+    if kind == "IMAGECOMPARE":
+        yield Widget(name, ["", ""], saved=False)
+        return
     if kind in DRAWN:
         raise UnknownWidgetsError("which has an editor of its own in the page")
     if kind == DYNAMIC_COMBO:
