@@ -24,7 +24,7 @@ class JobsQuery(msgspec.Struct, frozen=True, kw_only=True):
     label: Sought | None = None
     tunnel: Sought | None = None
     since: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
-    cursor: str | None = None
+    cursor: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,18}$")] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 100
 
 

@@ -193,7 +193,19 @@ async def test_the_list_is_newest_first_and_pages(api: Api) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["status=done", "limit=0", "limit=101", "limit=x", "cursor=x", "page=2", "limit=²", "limit=0001000000"],
+    [
+        "status=done",
+        "limit=0",
+        "limit=101",
+        "limit=x",
+        "cursor=x",
+        "page=2",
+        "limit=²",
+        "limit=0001000000",
+        "status=null",
+        "cursor=",
+        "limit=1&limit=2",
+    ],
 )
 async def test_a_list_that_cannot_be_given_is_422(api: Api, query: str) -> None:
     status, body = await api.ask("GET", f"/api/v2/jobs?{query}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -138,22 +138,29 @@ async def read_json(request: web.Request, kind: type[T]) -> T:
         ) from error
 
 
-def read_query(query: Mapping[str, str], kind: type[Query]) -> Query:
+def read_query(pairs: Iterable[tuple[str, str]], kind: type[Query]) -> Query:
     """Return the parameters of a query as `kind`, a wire struct. UsageError for one that it has not, and for a value that does not fit."""
-    known = [field.encode_name for field in msgspec.structs.fields(kind)]
-    for name in sorted(set(query) - set(known)):
-        raise UsageError(
-            f"This route knows no parameter {name[:80]!r}.", hint=f"It takes {', '.join(known)}."
-        )
-    try:
-        return msgspec.convert(dict(query), kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise _unfit(error) from error
+    known = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name not in known:
+            raise UsageError(
+                f"This route knows no parameter {name[:80]!r}.", hint=f"It takes {', '.join(known)}."
+            )
+        if name in found:
+            raise UsageError(f"The parameter {name!r} stands there twice.", hint="Send it once.")
+        # Lenient, msgspec takes "null" for null and 0.5 for a time: only where a text can be nothing else.
+        told = msgspec.json.schema(known[name]).get("type")
+        try:
+            found[name] = msgspec.convert(value, known[name], strict=told not in ("integer", "boolean"))
+        except msgspec.ValidationError as error:
+            raise _unfit(error, f"$.{name}") from error
+    return kind(**found)
 
 
-def _unfit(error: msgspec.ValidationError) -> UsageError:
+def _unfit(error: msgspec.ValidationError, where: str = "") -> UsageError:
     message, _, path = str(error).partition(" - at ")
-    where = path.strip("`") or "$"
+    where = where or path.strip("`") or "$"
     return UsageError(
         f"The request does not fit: {message[:1].lower()}{message[1:]}, at {where}.",
         hint="docs/api.md shows the shape that this route takes.",

@@ -14,7 +14,7 @@ from comfytunnel.errors import Error
 
 async def doctor(request: web.Request) -> web.Response:
     """The whole road of one tunnel (`?tunnel=NAME`) or of each, step by step."""
-    its, asked = context(request), read_query(request.query, wire.DoctorQuery)
+    its, asked = context(request), read_query(request.query.items(), wire.DoctorQuery)
     looking = asyncio.ensure_future(its.doctor(asked.tunnel))
     stopping = asyncio.ensure_future(its.closing.until(bool))
     try:

@@ -83,7 +83,7 @@ async def listing(request: web.Request) -> web.Response:
     """Newest first. Ours: the contract has no list. `metadata[KEY]=VALUE` asks for labels that no job has: we take none."""
     its = context(request)
     labels = {name for name in request.query if _LABEL.fullmatch(name)}
-    plain = {name: value for name, value in request.query.items() if name not in labels}
+    plain = [(name, value) for name, value in request.query.items() if name not in labels]
     asked = read_query(plain, wire.JobsQuery)
     if labels:
         return answer(wire.JobList([], None))

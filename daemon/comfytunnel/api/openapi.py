@@ -9,10 +9,13 @@ from typing import Any
 import msgspec
 
 from comfytunnel import __version__, wire
+from comfytunnel.api.answers import CLAIM_MOST
 from comfytunnel.api.route import Events, Form, Media, Route
 
 REF = "#/components/schemas/{name}"
 JSON = "application/json"
+HEADERS = {"Idempotency-Key": {"type": "string", "pattern": f"^[ -~]{{1,{CLAIM_MOST}}}$"}}
+"""What is told of the headers that are not HTTP's own."""
 ABOUT = (
     "Served over HTTP/1.1 on the daemon's Unix socket; the name of the host does not matter. docs/api.md says more. "
     "Under /api/v2 it is the Comfy API v2 with an extra key `comfytunnel`."
@@ -94,7 +97,12 @@ def _parameters(route: Route) -> Iterator[dict[str, Any]]:
             needed = name in whole.get("required", ())
             yield {"name": name, "in": "query", "required": needed, "schema": _in_text(schema)}
     for name in route.headers:
-        yield {"name": name, "in": "header", "required": False, "schema": {"type": "string"}}
+        yield {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "schema": HEADERS.get(name, {"type": "string"}),
+        }
     if any(isinstance(kind, Events) and kind.ids for kind in route.answers.values()):
         number = {"type": "string", "pattern": "^[0-9]{0,18}$"}
         yield {"name": "Last-Event-ID", "in": "header", "required": False, "schema": number}
@@ -115,18 +123,24 @@ def _answer(kind: Any, schema_of: dict[Any, Any]) -> dict[str, Any]:
             return {"description": "Without a body."}
         case Media(content_type=content_type):
             return {"description": "The bytes.", "content": {content_type: {}}}
-        case Events(kinds=kinds):
-            told = ", ".join(kinds)
-            events = {
-                "schema": {"type": "string"},
-                "x-events": {name: schema_of[kind] for name, kind in kinds.items()},
-            }
+        case Events(kinds=kinds, ids=ids):
+            events = [_event(name, schema_of[kind], ids) for name, kind in kinds.items()]
             return {
-                "description": f"Server-Sent Events ({told}); the data of each is JSON, as `x-events` says.",
-                "content": {"text/event-stream": events},
+                "description": "Server-Sent Events; the schema is that of each event, whose data is JSON.",
+                "content": {"text/event-stream": {"schema": {"oneOf": events}}},
             }
         case _:
             return {"description": "As asked.", "content": {JSON: {"schema": schema_of[kind]}}}
+
+
+def _event(name: str, schema: dict[str, Any], ids: bool) -> dict[str, Any]:
+    data = {"type": "string", "contentMediaType": JSON, "contentSchema": schema}
+    number = {"id": {"type": "string", "pattern": "^[0-9]+$"}} if ids else {}
+    return {
+        "type": "object",
+        "properties": {"event": {"const": name}, "data": data, **number},
+        "required": ["event", "data"],
+    }
 
 
 def _refusal(status: int, codes: list[str], schema_of: dict[Any, Any], headless: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from comfytunnel.api.context import context
 
 async def listing(request: web.Request) -> web.Response:
     """Newest first: those that go on, then those that have ended. `tunnel_not_found` for one that is not configured and never was down."""
-    its, asked = context(request), read_query(request.query, wire.OutagesQuery)
+    its, asked = context(request), read_query(request.query.items(), wire.OutagesQuery)
     wanted = asked.tunnel
     going_on = [its.tunnels.outage(name) for name in its.tunnels.names()]
     found = [

@@ -81,7 +81,7 @@ async def move(request: web.Request) -> web.Response:
 
 async def remove(request: web.Request) -> web.Response:
     """Forget an ended job. 200 with what became of its files."""
-    its, asked = context(request), read_query(request.query, wire.RemoveQuery)
+    its, asked = context(request), read_query(request.query.items(), wire.RemoveQuery)
     job = await find(request)
     found = await its.store.outputs(job.id)
     gone, stay = await forget(its.store, job, found, files=asked.files)
