@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Sought = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+Sought = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 """A text that is looked for."""
 
 
