@@ -209,9 +209,11 @@ async def test_a_workflow_may_be_meant_by_the_name_under_which_it_is_kept(
     """A file of that name counts more; what is neither is said so."""
     ran = await cli("workflow", "add", painted, "--name", "portrait")
     assert ran.code == 0, ran.err
-    ran = await cli("submit", "portrait", "--seed", "9")
+    ran = await cli("submit", "portrait", "--seed", "9", "--param", "steps=33")
     assert ran.code == 0, ran.err
-    assert [each["seed"] for each in await submitted(api)] == [9]
+    assert [(each["seed"], each["steps"]) for each in await submitted(api)] == [(9, 33)]
+    assert "Did you mean 'steps'" in (await cli("submit", "portrait", "--param", "stepps=3")).err
+    assert "--set" in (await cli("submit", painted, "--param", "steps=3")).err
     ran = await cli("submit", "portrat")
     assert ran.code == 2
     assert "neither a file nor a workflow called 'portrat'" in ran.err

@@ -42,6 +42,7 @@ ENTRIES = {
     "Upscale": entry(output=["LATENT"], latent=["LATENT"], mode=["COMFY_DYNAMICCOMBO_V3", {"options": MODES}], sharp=["BOOLEAN"]),
     "LoadImage": entry(output=["IMAGE", "MASK"], image=[["x.png"], {"image_upload": True}]),
     "SaveImage": entry(latent=["LATENT"], filename_prefix=["STRING", {"default": "out"}]),
+    "Any": entry(source=["*"]),
     "Sized": entry(output=["INT"], size=["CURVE"]),
     "Packed": entry("custom_nodes.pack", ["LATENT"], latent=["LATENT"], amount=["FLOAT"], tags=["STRING"]),
 }  # fmt: skip
@@ -125,6 +126,18 @@ def test_a_muted_node_vanishes_with_its_links_and_a_bypassed_one_lets_through_wh
     assert inputs(graph) == PLAIN
     graph["nodes"][-1] = node(4, "Sampler", out=[["LATENT", 3]], mode=4)  # nothing that fits
     assert inputs(graph)["3"] == {"filename_prefix": "pic"}
+
+
+def test_what_takes_anything_gets_through_each_bypassed_node_what_fits_there() -> None:
+    """The first of them decides by its place, and the next by the type of the input that it found."""
+    graph = base()
+    graph["nodes"] += [
+        node(4, "Unknown", slot("a", "COND"), slot("b", "LATENT", 2), out=[["LATENT", 3]], mode=4),
+        node(5, "Unknown", slot("a", "LATENT", 3), out=[["LATENT", 4]], mode=4),
+    ]
+    graph["nodes"][2] = node(3, "Any", slot("source", "*", 4))
+    graph["links"] += [[3, 4, 0, 5, 0, "LATENT"], [4, 5, 0, 3, 0, "LATENT"]]
+    assert inputs(graph)["3"] == {"source": ["2", 0]}
 
 
 def test_reroutes_are_followed_and_primitives_write_into_widgets() -> None:

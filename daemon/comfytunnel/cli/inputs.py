@@ -28,9 +28,9 @@ class Changes:
     vary: Sequence[str] = ()
 
 
-def changed(client: Client, workflow: dict[str, Any], asked: Changes) -> Iterator[Variant]:
-    """Return each workflow to submit. UsageError says what does not fit; then nothing has been uploaded."""
-    kept: set[Target] = set()
+def changed(client: Client, workflow: dict[str, Any], asked: Changes, kept: set[Target]) -> Iterator[Variant]:
+    """Return each workflow to submit. `kept`: inputs that were set before. UsageError says what does not fit; then nothing has been uploaded."""
+    kept = set(kept)
     for text in asked.sets:
         given = read_assignment("--set", text, "NODE.INPUT=VALUE")
         target = find(workflow, given.where, new=given.exact)

@@ -7,24 +7,35 @@ A slip is told in words that a person can act on, never as a decoder's complaint
 from __future__ import annotations
 
 import json
+import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from comfytunnel.client import Client
 from comfytunnel.errors import NotFoundError, UsageError, WorkflowError
 from comfytunnel.workflow.graph import is_ui_format
+from comfytunnel.workflow.select import Target
+from comfytunnel.workflow.values import apply_values, named
 
 WORKFLOW_LIMIT = 100 * 2**20  # bytes; what the daemon and ComfyUI take
 
 
-def read_workflow(client: Client, source: str, tunnel: str | None) -> dict[str, Any]:
-    """Return the workflow in the file `source`, on stdin for "-", or else the one of that name, in API format: `tunnel` is where its nodes are known, if it must
-    be converted. UsageError says where it is no JSON, WorkflowError why it cannot be converted."""
+def read_workflow(
+    client: Client, source: str, tunnel: str | None, params: Sequence[str] = ()
+) -> tuple[dict[str, Any], set[Target]]:
+    """Return the workflow in the file `source`, on stdin for "-", or else the one of that name, in API format, and the inputs that `params` (NAME=VALUE, for one
+    with a name) have set: `tunnel` is where its nodes are known, if it must be converted. UsageError says where it is no JSON, WorkflowError why it cannot be converted."""
     if _is_name(source):
-        return _named(client, source)
+        return _named(client, source, params)
+    if params:
+        raise UsageError(
+            "--param is for a workflow that is kept under a name.",
+            hint="For a file use --set NODE.INPUT=VALUE.",
+        )
     found = read_json(source)
-    return client.convert(found, tunnel=tunnel) if is_ui_format(found) else found
+    return (client.convert(found, tunnel=tunnel) if is_ui_format(found) else found), set()
 
 
 def _is_name(source: str) -> bool:
@@ -37,7 +48,7 @@ def _is_name(source: str) -> bool:
     )
 
 
-def _named(client: Client, name: str) -> dict[str, Any]:
+def _named(client: Client, name: str, params: Sequence[str]) -> tuple[dict[str, Any], set[Target]]:
     try:
         found = client.workflow(name)
     except NotFoundError as error:
@@ -51,7 +62,29 @@ def _named(client: Client, name: str) -> dict[str, Any]:
             f"The workflow {name!r} cannot be used: {why.message if why else 'it has no graph.'}",
             hint=(why.hint or "") if why else "",
         )
-    return found.workflow
+    there = {each.name: each for each in found.parameters}
+    values = {}
+    for text in params:
+        which, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--param {text!r} does not fit.", hint="Write it as --param NAME=VALUE.")
+        values[which] = _value(named(there, which).kind, value)
+    made = apply_values(
+        found.workflow, found.parameters, values, lambda low, high: low + secrets.randbelow(high - low + 1)
+    )
+    return made.workflow, {
+        Target(target.node_id, target.input) for which in values for target in there[which].targets
+    }
+
+
+def _value(kind: str, text: str) -> Any:
+    """The text as a value of that kind, if it is one: whether it fits is judged with all others."""
+    if kind not in ("integer", "number", "seed", "boolean"):
+        return text
+    try:
+        return json.loads(text.strip().lower(), parse_constant=_no_constant)
+    except ValueError:
+        return text
 
 
 def read_json(source: str) -> dict[str, Any]:

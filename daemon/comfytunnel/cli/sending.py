@@ -43,6 +43,10 @@ Webhook = Annotated[
     str | None,
     typer.Option("--webhook", metavar="URL", help="Tell http(s)://... or unix:/PATH when the job has ended."),
 ]
+Params = Annotated[
+    list[str] | None,
+    typer.Option("--param", metavar="NAME=VALUE", help="A value of a kept workflow. Again for more."),
+]
 Inputs = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="NODE.INPUT=FILE", help="Upload FILE and use it there; again for more."),
@@ -79,6 +83,7 @@ Wait = Annotated[
 def _command(told: str, *, waits: bool) -> Callable[..., None]:
     def command(
         workflow: Workflow,
+        params: Params = None,
         sets: Sets = None,
         inputs: Inputs = None,
         seed: Seed = None,
@@ -106,7 +111,8 @@ def _command(told: str, *, waits: bool) -> Callable[..., None]:
             )
         client = connect()
         asked = Changes(sets or (), inputs or (), seed, repeat, vary or ())
-        variants = changed(client, read_workflow(client, workflow, tunnel), asked)
+        graph, kept = read_workflow(client, workflow, tunnel, params or ())
+        variants = changed(client, graph, asked, kept)
         terms = {
             "tunnel": tunnel,
             "label": label,

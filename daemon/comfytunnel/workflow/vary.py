@@ -17,8 +17,8 @@ from comfytunnel.workflow.select import Assignment, Target, find, put, read_valu
 
 MAX_JOBS = 1000
 """Of one command: more is a slip of the keyboard, or wants a script that looks at what comes back."""
-MAX_SEED = 2**50
-"""Seeds are drawn below it, as ComfyUI's page does: it and every program keep such a number whole (read, frontend 1.49)."""
+MAX_SEED = 2**32
+"""Seeds are drawn below it, as many nodes take no larger ones."""
 SEEDS = frozenset({"seed", "noise_seed"})
 
 Seed = Literal["random", "fixed"] | int
