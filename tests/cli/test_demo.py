@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -39,6 +40,11 @@ async def until(process: asyncio.subprocess.Process, words: str) -> str:
         assert line, said
         said += line.decode()
     return said
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return str(answer.read().decode())
 
 
 def is_alive(pid: int) -> bool:
@@ -85,6 +91,10 @@ async def test_ctrl_c_twice_while_it_starts_leaves_nothing(short: Path, words: s
 async def test_keep_ends_with_ctrl_c_and_the_picture_stays(short: Path) -> None:
     async with demo(short, "--keep") as process, asyncio.timeout(25):
         said = await until(process, "Ctrl-C here")
+        page = re.search(r"The page, .*: (http://localhost:\d+/)\n", said)
+        assert page
+        assert "workflow" in await asyncio.to_thread(read, f"{page[1]}v1/workflows")
+        assert "Skip to the form" in await asyncio.to_thread(read, page[1])
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(3):
             assert await process.wait() == 0

@@ -46,6 +46,26 @@ WORKFLOW: dict[str, Any] = {
     "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "demo"}},
 }
 
+LANDSCAPE: dict[str, Any] = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 768, "height": 512, "batch_size": 1, "color": 0},
+    },
+    "2": {
+        "class_type": "DemoSampler",
+        "inputs": {
+            "image": ["1", 0],
+            "positive": "hills at dusk, the first stars, soft light",
+            "negative": "people, text",
+            "seed": 1,
+            "steps": 24,
+            "seconds": 6.0,
+        },
+    },
+    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "landscape"}},
+}
+"""For the page of a demo that is kept."""
+
 
 def run_demo(keep: bool = False) -> int:
     """Run it; `keep` leaves everything running until Ctrl-C. Returns the exit code: 0 when there is a picture."""
@@ -97,13 +117,16 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
 class _Shown:
     picture: Path
     url: str
+    page: str
 
 
 async def _show(stack: AsyncExitStack, base: Path) -> _Shown:
     remote, key = await stack.enter_async_context(_far_end(base))
     client = await stack.enter_async_context(_daemon(base, remote, key))
     tunnel = await asyncio.to_thread(client.tunnel, "default")
-    return _Shown(await _one_job(client, remote), f"http://{tunnel.listen[0]}")
+    web = (await asyncio.to_thread(client.status)).web
+    page = f"http://localhost:{web.listen[0].rpartition(':')[2]}/" if web and web.listen else ""
+    return _Shown(await _one_job(client, remote), f"http://{tunnel.listen[0]}", page)
 
 
 @asynccontextmanager
@@ -140,8 +163,13 @@ remote = "localhost:18188"
 
 [jobs]
 output_dir = "{base / "pictures"}"
+
+[web]
+listen = "localhost:{_free_port()}"
 """
     )
+    (base / "workflows").mkdir()
+    (base / "workflows" / "landscape.json").write_text(json.dumps(LANDSCAPE))
     environment = {
         name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "SSH_AUTH_SOCK")
     }
@@ -230,7 +258,8 @@ def _invite(base: Path, shown: _Shown) -> None:
     workflow = base / "workflow.json"
     workflow.write_text(json.dumps(WORKFLOW, indent=2))
     print(
-        f"\nIt keeps running. In another terminal:\n"
+        f"\nIt keeps running. The page, with a form that paints: {shown.page}\n"
+        f"In another terminal:\n"
         f"  export {exports}\n"
         f"  comfytunnel status\n"
         f"  comfytunnel run {workflow}\n"

@@ -40,6 +40,12 @@ export function say(element, text) {
   return element;
 }
 
+/** A sentence of the daemon, in which `commands` stand between backticks; only when it differs, as above. */
+export function prose(element, text) {
+  if (element.textContent === text.replaceAll("`", "")) return;
+  fill(element, text.split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part)));
+}
+
 /** Keep one child for each item, in their order, and move nothing that stands right: focus and scrolling stay where they are. */
 export function keep(parent, items, key, make, update) {
   const had = new Map([...parent.children].map(child => [child.dataset.key, child]));

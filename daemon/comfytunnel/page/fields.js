@@ -90,7 +90,7 @@ function image(parameter, id, changed) {
     held = typeof value === "string" && value !== parameter.default ? value : null;
     remove.hidden = !held;
     thumb.hidden = true;
-    fill(said, held ? "This picture" : "Drop, paste or choose a picture", !held && parameter.default ? el("span.quiet", {}, ` (else ${parameter.default})`) : null);
+    fill(said, held ? "This picture" : "Drop, paste or choose a picture", !held && parameter.default ? el("span.quiet", {}, ` (without one: ${parameter.default})`) : null);
     if (held) content(held).then(url => set(thumb, { src: url, hidden: false, onerror: () => { thumb.hidden = true; } }), () => fill(said, "It is not here any more: choose it again."));
   }
   async function take(file) {

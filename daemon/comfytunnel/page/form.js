@@ -1,7 +1,7 @@
 /* The form of the chosen workflow, made from its parameters. What is typed is kept in this browser until it is changed; what is sent is a
    job like any other: it waits while there is no tunnel. A workflow out of a file has no form, only its seeds are drawn. */
 
-import { el, fill, keep, say, set } from "./el.js";
+import { el, fill, keep, prose, say, set } from "./el.js";
 import { chooser, field, graphIn, sized } from "./fields.js";
 import { generate } from "./jobs.js";
 import { readLine } from "./live.js";
@@ -34,7 +34,7 @@ const more = el("details", {}, el("summary", {}, "More settings"), aside);
 const button = el("button.main", { type: "submit" }, "Generate");
 const note = el("p.quiet");
 const form = el("form", {}, picker, about, problem, inputs, more, el("div.foot", {}, button, note));
-const empty = el("div.empty", { hidden: true }, el("p", {}, "There is no workflow yet."),
+const empty = el("div.empty.bare", { hidden: true }, el("p", {}, "There is no workflow yet."),
   el("p", {}, "Export one in ComfyUI (Workflow > Export (API)), then give it a name:"), el("p", {}, el("code", {}, "comfytunnel workflow add FILE")),
   el("p", {}, "It turns up here with a form of its own. Or drop the file anywhere on this page."), chooser("Choose a file", ".json,application/json", take));
 
@@ -82,9 +82,9 @@ function draw() {
   keep(select, options, ([name]) => name, ([name]) => el("option", { value: name }), (option, [, title]) => say(option, title));
   select.value = draft.chosen;
   const info = chosen();
-  say(about, info ? info.description : "Everything stays as it stands in the file; seeds are drawn anew. For a form of its own: comfytunnel workflow add FILE");
+  prose(about, info ? info.description : "Everything stays as it stands in the file; seeds are drawn anew. For a form of its own: `comfytunnel workflow add FILE`");
   about.hidden = !about.textContent;
-  say(problem, info?.problem ? `${info.problem.message} ${info.problem.hint}` : "");
+  prose(problem, info?.problem ? `${info.problem.message} ${info.problem.hint}` : "");
   problem.hidden = !info?.problem;
   const now = JSON.stringify([draft.chosen, info?.parameters]);
   if (now !== drawn) build(info?.parameters ?? []); // else leave it alone: somebody may be typing

@@ -48,7 +48,7 @@ function update(tile, { job, output }) {
   const name = titleOf(job);
   const seed = seedOf(job);
   say(title, name);
-  say(quiet, [moment(job.completed_at ?? job.created_at), seed !== undefined && `seed ${seed}`].filter(Boolean).join(" · "));
+  say(quiet, [moment(job.completed_at ?? job.created_at), seed !== undefined && `seed\u00a0${seed}`].filter(Boolean).join(" · "));
   const why = job.error?.message ?? "It ended without a file.";
   if (!output) say(view.lastElementChild, why);
   set(tile.firstElementChild, { "aria-label": `${output ? "Open" : "Failed"}: ${name}, ${quiet.textContent}${output ? "" : `. ${why}`}` });

@@ -43,7 +43,7 @@ function draw() {
   const state = model.status?.queue?.state ?? "open";
   section.hidden = !line.length && !jobs.length && state === "open";
   const total = line.length + Math.max(0, model.line.unread);
-  say(count, [jobs.length && some(jobs.length, "job") + (jobs.length > 1 ? " run" : " runs"), total && `${total} ${total === 1 ? "waits" : "wait"}`].filter(Boolean).join(", "));
+  say(count, [jobs.length && some(jobs.length, "job") + (jobs.length > 1 ? " run" : " runs"), total && `${jobs.length ? total : some(total, "job")} ${total === 1 ? "waits" : "wait"}`].filter(Boolean).join(", "));
   fill(pauseButton, icon(paused() ? "play" : "pause"), paused() ? "Resume" : "Pause");
   const notes = { paused: "Paused: nothing more is given to ComfyUI until you resume.", draining: "Draining: what runs comes to its end, nothing new is taken.", drained: "Drained: every output is here, nothing runs. Resume to go on." };
   say(note, notes[state] ?? "");
@@ -156,7 +156,7 @@ function updateWaiting(row, job, line) {
   row.draggable = !has;
   row.classList.toggle("given", has);
   const why = waits && waits.code !== "queue" ? waits.message : has ? "ComfyUI has it already" : place ? `${some(place, "job")} before it` : "next";
-  say(quiet, [why, workflowTitle(job) !== name && workflowTitle(job), ago(Date.parse(job.created_at))].filter(Boolean).join(" · "));
+  say(quiet, [why.replace(/\.$/, ""), workflowTitle(job) !== name && workflowTitle(job), ago(Date.parse(job.created_at))].filter(Boolean).join(" · "));
   set(quiet, { title: waits?.hint ?? "" });
   const [up, down, top, close] = verbs.children;
   for (const [button, word, off] of [[up, "Earlier", place <= first], [down, "Later", has || place === line.length - 1], [top, "Next of all", place <= first], [close, "Cancel", false]])

@@ -10,7 +10,7 @@ const MOST = 3;
 export function tell(text, { bad = false, hint = "", action = null } = {}) {
   const close = () => said.remove();
   const said = el(bad ? "div.said.bad" : "div.said", {},
-    el("p", {}, text, hint && el("span.hint", {}, ` ${hint}`)),
+    el("p", {}, text.replaceAll("`", ""), hint && el("span.hint", {}, ` ${hint.replaceAll("`", "")}`)),
     action && el("button.plain.small", { type: "button", onclick: () => { close(); action.run(); } }, action.name));
   root.append(said);
   while (root.children.length > MOST) root.firstElementChild.remove();

@@ -1,6 +1,6 @@
 /* The tunnels' state in words: what it is, since when, why, what happens next. What is spoken (the live region) holds no countdown. */
 
-import { el, fill, keep, say, set } from "./el.js";
+import { el, fill, keep, prose, say, set } from "./el.js";
 import { go } from "./live.js";
 import { model, on } from "./model.js";
 import { comfyuiOf, countdown, moment, nextOf, phaseOf } from "./words.js";
@@ -29,7 +29,7 @@ function draw() {
 function states() {
   const { link, status } = model;
   if (link.state === "lost" || link.state === "refused") {
-    const hint = link.state === "lost" ? "This page goes on by itself. To see why: comfytunnel logs" : "";
+    const hint = link.state === "lost" ? "This page goes on by itself. To see why: `comfytunnel logs`" : "";
     const title = link.state === "lost" ? "The daemon is away" : "The daemon asks for its token";
     return [{ key: " link", mood: "bad", title, why: link.message, hint, next: link.until ? { what: "Tries again", at: link.until } : null, now: link.state === "lost" }];
   }
@@ -49,7 +49,7 @@ function states() {
       road: `${tunnel.listen[0] ?? "not bound"} → ${tunnel.ssh.user ? `${tunnel.ssh.user}@` : ""}${tunnel.ssh.host}${tunnel.ssh.port ? `:${tunnel.ssh.port}` : ""} → ${tunnel.remote}`,
     });
   }
-  if (!found.length) found.push({ key: " none", mood: "off", title: "No tunnel is configured", why: "", hint: "Run: comfytunnel setup 'ssh -p ...', with the command that the console of your instance shows." });
+  if (!found.length) found.push({ key: " none", mood: "off", title: "No tunnel is configured", why: "", hint: "Run `comfytunnel setup 'ssh -p ...'`, with the command that the console of your instance shows." });
   return found;
 }
 
@@ -70,7 +70,7 @@ function update(article, state) {
   ].filter(Boolean);
   fill(facts, parts);
   facts.hidden = !parts.length;
-  for (const [line, text] of [[why, state.why], [hint, state.hint]]) { say(line, text ?? ""); line.hidden = !text; }
+  for (const [line, text] of [[why, state.why], [hint, state.hint]]) { prose(line, text ?? ""); line.hidden = !text; }
   next.hidden = !state.next;
   set(next, { data: state.next ? { what: state.next.what, at: state.next.at } : {} });
   next.lastElementChild.hidden = !state.now;
