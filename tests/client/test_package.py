@@ -48,6 +48,8 @@ def test_a_client_drags_nothing_of_the_daemon_in(name: str) -> None:
         "watch",
     }
     foreign = {name.partition(".")[0] for name in loaded} - {"comfytunnel"}
+    if name == "AsyncClient":
+        foreign.discard("rich")  # httpx imports it for its own command line, where click is installed
     assert foreign == ({"httpx"} if name == "AsyncClient" else set())
 
 
