@@ -109,7 +109,7 @@ async def test_while_the_tunnel_is_away_jobs_wait_and_say_why_over_a_reload(look
         await world.remote.rebind()
     await looker.tile("a night in which nothing moves").wait_for()
     await page.get_by_role("heading", name="The tunnel is up").wait_for()
-    await page.locator("#outages", has_text="1 outage in 24 hours").wait_for()
+    await page.locator("#outages", has_text="1 outage, ").wait_for()
     assert await page.locator("#outages .gone").count() == 1
 
 

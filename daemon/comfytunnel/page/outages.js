@@ -57,14 +57,16 @@ function draw() {
     }));
   const total = shown.reduce((sum, outage) => sum + (end(outage) - Math.max(begin, Date.parse(outage.began))) / 1000, 0);
   const longest = Math.max(0, ...shown.map(outage => (end(outage) - Date.parse(outage.began)) / 1000));
-  const told = shown.length ? `${some(shown.length, "outage")} in ${name}, ${span(total)} in all${shown.length > 1 ? `, at most ${span(longest)}` : ""}` : `No outage in ${name}`;
-  say(words, told);
-  strip.setAttribute("aria-label", told);
+  const lengths = `, ${roughly(total)}${shown.length > 1 ? ` in all, the longest ${roughly(longest)}` : ""}`;
+  say(words, shown.length ? `${some(shown.length, "outage")}${lengths}` : "No outage");
+  strip.setAttribute("aria-label", `${words.textContent}; the last ${name}`);
   fill(scale, el("span", {}, `${name} ago`), el("span", {}, "now"));
   details.hidden = !shown.length;
   if (details.hidden) details.open = false;
   fill(list, shown.slice(0, LISTED).map(outage => el("li", {}, sentence(outage, tunnels.length > 1))), shown.length > LISTED && el("li", {}, "More: comfytunnel status --history"));
 }
+
+const roughly = seconds => span(seconds < 600 ? seconds : Math.round(seconds / 60) * 60);
 
 function sentence(outage, named) {
   const length = outage.ended ? `for ${span((Date.parse(outage.ended) - Date.parse(outage.began)) / 1000)}` : "until now";
