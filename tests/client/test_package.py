@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,18 @@ def test_a_client_drags_nothing_of_the_daemon_in(name: str) -> None:
     if name == "AsyncClient":
         foreign.discard("rich")  # httpx imports it for its own command line, where click is installed
     assert foreign == ({"httpx"} if name == "AsyncClient" else set())
+
+
+def test_both_clients_can_be_asked_the_same_in_the_same_words() -> None:
+    def asked(client: type) -> dict[str, list[str]]:
+        calls = {name: getattr(client, name) for name in dir(client) if not name.startswith("_")}
+        return {
+            name: list(inspect.signature(call).parameters) for name, call in calls.items() if callable(call)
+        }
+
+    once, awaited = asked(comfytunnel.Client), asked(comfytunnel.AsyncClient)
+    assert awaited.pop("aclose") == ["self"]
+    assert awaited == once
 
 
 def test_every_name_of_the_package_is_there_and_no_other() -> None:
