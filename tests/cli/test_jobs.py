@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from comfytunnel import wire
+from comfytunnel.cli.render import failure_lines
 from comfytunnel.cli.screen import Seen, screen
 from comfytunnel.cli.words import moment
 from comfytunnel.errors import RefusedError, UsageError
@@ -75,6 +76,11 @@ async def test_a_misspelt_word_is_answered_with_the_nearest_one(alone: Cli, comm
 async def test_the_right_words_are_taken(api: Api, cli: Cli, order: str) -> None:
     assert (await cli("queue", order)).code == 0
     assert order in (await cli("queue", "--help")).out
+
+
+def test_what_somebody_else_took_away_has_not_failed() -> None:
+    error = wire.JobError(code="removed_on_server", message="It was removed from ComfyUI's queue.")
+    assert failure_lines("canceled", error) == ["canceled: It was removed from ComfyUI's queue."]
 
 
 # --- parts of ids ---------------------------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ def job_text(job: wire.Job, now: datetime) -> str:
         for output in job.outputs
     ]
     if job.error is not None:
-        lines += failure_lines(job.error)
+        lines += failure_lines(job.status, job.error)
     return "\n".join(lines)
 
 
@@ -234,12 +234,12 @@ def _webhook(hook: wire.Webhook, now: datetime) -> str:
     return f"{hook.target}: {hook.state} after {_some(hook.attempts, 'attempt')}, {hook.last_error}{again}"
 
 
-def failure_lines(error: wire.JobError, trace_lines: int = 12) -> list[str]:
-    """Return which node failed and why, with the last lines of its traceback."""
+def failure_lines(status: str, error: wire.JobError, trace_lines: int = 12) -> list[str]:
+    """Return how it ended (failed, canceled, expired), in which node and why, with the last lines of its traceback."""
     error = safe(error)
     node = f" in node {error.node_id}" if error.node_id else ""
     kind = f" ({error.class_type})" if error.class_type else ""
-    lines = [f"failed{node}{kind}: {error.message}"]
+    lines = [f"{status}{node}{kind}: {error.message}"]
     trace = (error.traceback or "").rstrip().splitlines()
     if len(trace) > trace_lines:
         lines.append(f"    ... {len(trace) - trace_lines} lines more (--json shows them)")

@@ -110,7 +110,7 @@ def _say_end(job: wire.Job, among: int) -> None:
     job = safe(job)
     which = "the job" if among == 1 else f"the job {job.id}"
     if job.error is not None:
-        for line in failure_lines(job.error):
+        for line in failure_lines(job.status, job.error):
             exits.say(line if among == 1 else f"{job.id[:8]}: {line}")
     elif job.status != "succeeded":
         exits.say(f"{which} was {job.status}")
