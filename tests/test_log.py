@@ -30,7 +30,7 @@ def test_the_journal_gets_a_priority_on_every_line_and_no_time() -> None:
     out = io.StringIO()
     log.setup("debug", "journal", stream=out)
     logger = structlog.get_logger("t")
-    logger.info("tunnel up", name="default", why="all is well")
+    logger.info("tunnel up", name="default", why="all is well", detail=None)
     logger.warning("bad\x1b[31m news", empty="")
     try:
         raise ValueError("bo\x1b[2Jom")

@@ -133,8 +133,11 @@ class _Repeats:
 
 
 def _safe(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """Without what has no value: a reader learns nothing from it."""
     return {
-        key: printable(value, lines=True) if isinstance(value, str) else value for key, value in event.items()
+        key: printable(value, lines=True) if isinstance(value, str) else value
+        for key, value in event.items()
+        if value is not None
     }
 
 
