@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from comfytunnel import wire
 from comfytunnel.api import answers
 from comfytunnel.api.listen import Lock, control_socket
 from comfytunnel.errors import Error, RefusedError, StateError, UsageError
@@ -35,6 +36,23 @@ async def test_a_request_from_a_web_page_is_refused(api: Api, header: str) -> No
 async def test_an_unknown_route_is_404_in_json(api: Api) -> None:
     status, body = await api.ask("GET", "/v1/nowhere")
     assert (status, body["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"nonsense", b"GET /v1/status HTTP/1.1\r\nHost : x", b"GET /" + b"x" * 20_000]
+)
+async def test_what_is_no_http_gets_the_envelope_too_and_nobody_is_woken_for_it(
+    api: Api, nonsense: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await asyncio.open_unix_connection(api.path)
+    async with asyncio.timeout(10):
+        writer.write(nonsense + b"\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.split()[1] == b"400"
+    assert json.loads(body)["error"]["code"] == "bad_request"
+    assert f"Server: {wire.SERVER}".encode() in head
+    assert not caplog.records
 
 
 async def test_a_wrong_method_is_405_and_says_which_is_right(api: Api) -> None:

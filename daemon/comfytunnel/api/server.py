@@ -5,6 +5,7 @@ How a job or a tunnel behaves is none of this room's business; neither is where 
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,7 @@ from typing import Self
 from aiohttp import web
 
 from comfytunnel.api.answers import BODY_LIMIT, errors_to_json, owner_only, sign
+from comfytunnel.api.connection import Connection
 from comfytunnel.api.context import CONTEXT, Context
 from comfytunnel.api.routes import ROUTES
 
@@ -34,12 +36,17 @@ class Server:
     async def __aenter__(self) -> Self:
         """Answer from now on; callers that came before have waited in the backlog."""
         await self._runner.setup()
-        await web.SockSite(self._runner, self._sock).start()
+        server = self._runner.server
+        if server is None:
+            raise RuntimeError("the runner has no server after its setup")
+        loop = asyncio.get_running_loop()
+        self._listening = await loop.create_server(lambda: Connection(server), sock=self._sock)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Take no more callers, end the streams at once, let the rest finish within STOP_GRACE."""
+        self._listening.close()
         self._context.closing.set(True)
         await self._runner.cleanup()

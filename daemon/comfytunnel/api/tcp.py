@@ -17,11 +17,12 @@ from typing import Protocol, Self
 from aiohttp import web
 
 from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, refusal, sign
+from comfytunnel.api.connection import Connection
 from comfytunnel.api.context import CONTEXT, TCP, Context
 from comfytunnel.api.page import Page
 from comfytunnel.api.routes import ROUTES
 from comfytunnel.api.server import STOP_GRACE
-from comfytunnel.errors import Error, RefusedError, UsageError
+from comfytunnel.errors import Error, RefusedError
 from comfytunnel.feed import Feed
 
 OURS = frozenset(
@@ -43,7 +44,6 @@ OURS = frozenset(
 """What may be reached besides all of /api/v2 (docs/decisions/0010); never trust, reload, up or down."""
 
 CALLERS_MOST = 1024  # open connections
-IDLE = 75.0  # seconds after which a connection that asks nothing is closed
 STRANGER = 2.0  # seconds that a caller of another user has to read why it is turned away
 
 HEADERS = {
@@ -137,18 +137,14 @@ async def _harden(_request: web.Request, response: web.StreamResponse) -> None:
         response.headers.setdefault(name, value)
 
 
-class _Connection(web.RequestHandler):
-    """One caller, as aiohttp serves it."""
+class _Connection(Connection):
+    """One caller, who may be a stranger."""
 
     __slots__ = ("_api", "stranger")
+    beside = HEADERS
 
     def __init__(self, api: TcpApi, server: web.Server) -> None:
-        super().__init__(
-            server,
-            loop=asyncio.get_running_loop(),
-            access_log=None,  # type: ignore[arg-type]  # off, as web.AppRunner passes it
-            keepalive_timeout=IDLE,
-        )
+        super().__init__(server)
         self._api = api
         self.stranger: Error | None = None
 
@@ -165,18 +161,3 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._api.open.discard(self)
         super().connection_lost(exc)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """What is no HTTP gets the same envelope as everything else; it never reaches the application."""
-        if status >= 500:
-            return super().handle_error(request, status, exc, message)
-        answer = refusal(UsageError("The request cannot be read as HTTP.", code="bad_request"))
-        answer.headers.update(HEADERS)
-        answer.force_close()
-        return answer
