@@ -133,11 +133,36 @@ async def test_a_picture_in_the_place_of_a_workflow_is_said_in_words(alone: Cli)
     assert "Export (API)" in ran.err
 
 
-async def test_a_missing_file_or_an_impossible_folder_is_exit_2(api: Api, cli: Cli, workflow: str) -> None:
-    assert (await cli("run", "none.json")).code == 2
-    ran = await cli("run", workflow, "-o", workflow)
-    assert ran.code == 2
+@pytest.mark.parametrize(
+    "given", [["none.json"], ["w.json", "-o", "w.json"], ["w.json", "--pictures", "big"]]
+)
+async def test_what_is_wrong_at_the_end_is_said_before_a_job_is_sent(
+    api: Api, cli: Cli, workflow: str, given: list[str]
+) -> None:
+    assert (await cli("run", *given)).code == 2
     assert api.store.revision.value == 0
+
+
+async def test_files_that_cannot_be_copied_are_said_and_the_other_jobs_are_followed_all_the_same(
+    api: Api, cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "pic.png").write_bytes(b"picture")
+    ids = [await api.submit() for _ in range(2)]
+    async with cli.running("jobs", "wait", *ids, "-o", "out") as process:
+        assert process.stderr is not None
+        await process.stderr.readline()  # they are followed
+        (tmp_path / "out").rmdir()
+        (tmp_path / "out").write_text("mine")
+        for job_id in ids:
+            await api.scheduler.start(job_id)
+            await api.scheduler.output(job_id, tmp_path / "pic.png")
+            await api.scheduler.succeed(job_id)
+        out, err = await process.communicate()
+    assert (process.returncode, out.decode()) == (1, f"{tmp_path}/pic.png\n" * 2)
+    assert (tmp_path / "out").read_text() == "mine"
+    assert err.decode().count("error: The folder out cannot be made") == 2
+    for job_id in ids:
+        assert f"comfytunnel jobs wait {job_id} -o DIR" in err.decode()
 
 
 async def test_ctrl_c_without_a_terminal_leaves_the_job_running(api: Api, cli: Cli, workflow: str) -> None:

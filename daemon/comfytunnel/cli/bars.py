@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -23,7 +23,7 @@ from comfytunnel.cli.render import node_text, queued_text
 from comfytunnel.protocol import JobEvent
 
 ROWS = 8  # jobs that have a row of their own among several
-BAR = 24  # cells; half of it on a narrow terminal
+BAR = 24  # cells; a third of it on a narrow terminal
 NARROW = 70  # cells
 
 
@@ -84,7 +84,7 @@ class BarView(contextlib.AbstractContextManager["BarView", None]):
         nodes = f"node {progress.nodes_done}/{progress.nodes_total}"
         overall = (self._spinner, Text(nodes), self._bar(progress.value), Text(f"{progress.value:.0%}"))
         node = (Text(""), Text(node_text(progress)), self._step_bar(job), self._pace(job))
-        return [self._grid([(*overall, self._elapsed()), (*node, Text(""))], stretch=1)]
+        return [self._grid([(*overall, self._elapsed()), (*node, Text(""))])]
 
     def _several(self, jobs: list[Watched]) -> list[RenderableType]:
         done = [job for job in jobs if job.ended]
@@ -105,18 +105,22 @@ class BarView(contextlib.AbstractContextManager["BarView", None]):
                 said = f"{job.status}: {queued_text(job.position, job.waits)}" if _waits(job) else job.status
                 rows.append((Text(""), Text(job.name), Text(said, style="dim"), Text("")))
         more = [Text(f"  and {len(rest) - ROWS} more", style="dim")] if len(rest) > ROWS else []
-        return [self._grid([top], stretch=1), self._grid(rows, stretch=2), *more, *_hints(rest[:ROWS])]
+        return [self._grid([top]), self._grid(rows, cut=(1, 2)), *more, *_hints(rest[:ROWS])]
 
-    def _grid(self, rows: Sequence[Sequence[RenderableType]], stretch: int = 1) -> Table:
+    def _grid(self, rows: Sequence[Sequence[RenderableType]], cut: Collection[int] = (1,)) -> Table:
+        """`cut`: the columns that give way where the terminal is too narrow."""
         grid = Table.grid(padding=(0, 1))
         for number in range(max(map(len, rows), default=0)):
-            grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1 if number == stretch else None)
+            grid.add_column(no_wrap=number not in cut)  # rich cuts those that may wrap first
         for row in rows:
+            for cell in row:
+                if isinstance(cell, Text):
+                    cell.no_wrap, cell.overflow = True, "ellipsis"
             grid.add_row(*row)
         return grid
 
     def _bar(self, part: float) -> ProgressBar:
-        width = BAR // 2 if self._console.width < NARROW else BAR
+        width = BAR // 3 if self._is_narrow() else BAR
         return ProgressBar(total=1.0, completed=min(max(part, 0.0), 1.0), width=width)
 
     def _step_bar(self, job: Watched) -> RenderableType:
@@ -127,9 +131,12 @@ class BarView(contextlib.AbstractContextManager["BarView", None]):
 
     def _pace(self, job: Watched) -> Text:
         rate, left = job.rate(), job.left(self._now())
-        parts = [speed_text(rate)] if rate is not None else []
+        parts = [speed_text(rate)] if rate is not None and not self._is_narrow() else []
         parts += [f"{clock(left)} left"] if left is not None else []
         return Text(", ".join(parts))
+
+    def _is_narrow(self) -> bool:
+        return self._console.width < NARROW
 
     def _elapsed(self) -> Text:
         return Text(clock(self._now() - self._began), style="dim")

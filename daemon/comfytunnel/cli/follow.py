@@ -14,19 +14,20 @@ from collections.abc import Callable, Sequence
 from comfytunnel import wire
 from comfytunnel.cli.progress import View
 from comfytunnel.client import Client
+from comfytunnel.client.jobs import Job
 from comfytunnel.errors import Error, TimedOutError
 from comfytunnel.protocol import JobEvent
 
 ABREAST = 8  # jobs that are followed at once; the daemon has 64 streams for all, and later jobs mostly wait for these
 
-_Item = tuple[str, JobEvent | wire.Job | Error | None]  # a job's id; None: the daemon is away
+_Item = tuple[str, JobEvent | Job | Error | None]  # a job's id; None: the daemon is away
 
 
 def follow_all(
     client: Client,
     jobs: Sequence[wire.Job],
     view: View,
-    ended: Callable[[wire.Job], None],
+    ended: Callable[[Job], None],
     timeout: float | None = None,
 ) -> None:
     """Return when every job has ended; `ended` has had each, in the order of their ends as far as ABREAST are followed.
@@ -55,12 +56,12 @@ def follow_all(
             raise item
         else:
             _pass_on(job_id, item, view, ended)
-            if isinstance(item, wire.Job):
+            if isinstance(item, Job):
                 left.discard(job_id)
 
 
-def _pass_on(job_id: str, event: JobEvent | wire.Job, view: View, ended: Callable[[wire.Job], None]) -> None:
-    if isinstance(event, wire.Job):
+def _pass_on(job_id: str, event: JobEvent | Job, view: View, ended: Callable[[Job], None]) -> None:
+    if isinstance(event, Job):
         view.ended(event)
         ended(event)
     else:

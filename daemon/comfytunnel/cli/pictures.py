@@ -39,12 +39,19 @@ CHUNK = 4096  # characters of base64 in one sequence, kitty's limit
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 
+def wish(asked: str | None, environ: Mapping[str, str] = os.environ) -> str:
+    """Return one of words.PICTURES: what is `asked`, else what $COMFYTUNNEL_PICTURES says, else auto. UsageError for another word."""
+    said = environ.get(VARIABLE)
+    if asked or not said:
+        return choose(asked or "auto", PICTURES, "way to show pictures")
+    return choose(said, PICTURES, f"way to show pictures (it stands in ${VARIABLE})")
+
+
 def way(
     asked: str | None, ask: Callable[[], bytes] | None = None, environ: Mapping[str, str] = os.environ
 ) -> str:
-    """Return how pictures are shown on stdout: kitty, iterm, sixel or never. `asked`: one of words.PICTURES, None: what $COMFYTUNNEL_PICTURES says, else
-    auto. `ask`: for the terminal's device attributes. UsageError for another word."""
-    chosen = choose(asked or environ.get(VARIABLE) or "auto", PICTURES, "way to show pictures")
+    """Return how pictures are shown on stdout: kitty, iterm, sixel or never. `asked` and errors as of `wish`; `ask`: for the terminal's device attributes."""
+    chosen = wish(asked, environ)
     if not sys.stdout.isatty() or environ.get("TERM", "dumb") == "dumb":
         return "never"
     return _detected(environ, ask or device_attributes) if chosen == "auto" else chosen

@@ -1,6 +1,6 @@
 """`run` and `submit`: workflows are handed over, one job for each. What becomes of them is shown by watching.py.
 
-An impossible folder is said before anything is sent.
+What was accepted is told at once, so that it is known whatever comes after.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 from comfytunnel import wire
 from comfytunnel.cli import exits
-from comfytunnel.cli.copying import make_folder
 from comfytunnel.cli.render import json_text, safe
 from comfytunnel.cli.watching import watch
 from comfytunnel.client import Client
@@ -33,8 +32,6 @@ def run(
     **asked: Any,
 ) -> int:
     """Submit all (`asked` as in Client.submit), follow them to their ends, tell the files. Returns the exit code."""
-    if folder is not None:
-        make_folder(folder)  # before a job is sent: a wrong path is better known now
 
     def tell(job: wire.Job, chosen: Mapping[str, Any]) -> None:
         if not as_json:

@@ -104,11 +104,14 @@ def _command(told: str, *, waits: bool) -> Callable[..., None]:
         from comfytunnel.cli import run as runs
         from comfytunnel.cli.inputs import Changes, changed
         from comfytunnel.cli.reading import read_workflow
+        from comfytunnel.cli.watching import get_ready
 
         if not wait and (output is not None or opened):
             raise UsageError(
                 f"{'-o' if output is not None else '--open'} needs the end of the job.", hint="Add --wait."
             )
+        if wait:
+            get_ready(output, pictures)
         client = connect()
         asked = Changes(sets or (), inputs or (), seed, repeat, vary or ())
         graph, kept = read_workflow(client, workflow, tunnel, params or ())

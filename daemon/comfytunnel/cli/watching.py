@@ -6,25 +6,39 @@ daemon: whatever happens to this process, they go on, and what is said here tell
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from comfytunnel import wire
 from comfytunnel.cli import exits
-from comfytunnel.cli.copying import copy, make_folder
 from comfytunnel.cli.follow import follow_all
 from comfytunnel.cli.opening import open_files
-from comfytunnel.cli.pictures import show, way
+from comfytunnel.cli.pictures import show, way, wish
 from comfytunnel.cli.progress import live_view
 from comfytunnel.cli.render import failure_lines, json_text, safe
-from comfytunnel.cli.words import PICTURES, choose
 from comfytunnel.client import Client
-from comfytunnel.errors import NotRunningError, TimedOutError
+from comfytunnel.client.jobs import Job
+from comfytunnel.client.saving import in_a_folder
+from comfytunnel.errors import NotRunningError, StateError, TimedOutError, UsageError
 from comfytunnel.printable import printable
 
 CANCEL_PATIENCE = 15.0  # seconds that we watch a cancel; ComfyUI acts on it between two steps (measured: up to 9.8 s in one node)
 NAMED = 3  # ids that a sentence about several jobs names
+
+
+def get_ready(folder: Path | None, pictures: str | None) -> None:
+    """Make the folder of the copies. UsageError for what would be wrong at the end: that is better known before a job is sent."""
+    wish(pictures)
+    if folder is None:
+        return
+    try:
+        in_a_folder(folder)
+    except StateError as error:
+        raise UsageError(error.message) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"Nothing can be written into the folder {folder}.")
 
 
 def watch(
@@ -39,20 +53,22 @@ def watch(
 ) -> int:
     """Follow jobs to their ends and tell the files of each when it has ended; with `opened` they are shown at the end. Returns the exit code: 0 only if
     all have succeeded. `pictures`: how the terminal shows them, one of words.PICTURES; None: as the environment says, else as it can."""
-    if pictures is not None:
-        choose(pictures, PICTURES, "way to show pictures")  # a wrong word is better known now
-    if folder is not None:
-        make_folder(folder)
+    get_ready(folder, pictures)
     finals: dict[str, wire.Job] = {}
     files: dict[str, list[str]] = {}
+    uncopied: list[str] = []
     view = live_view(jobs, as_json=as_json)
 
-    def ended(job: wire.Job) -> None:
-        finals[job.id] = job
+    def ended(job: Job) -> None:
         with view.aside():
-            files[job.id] = _tell(client, job, folder, as_json=as_json, among=len(jobs))
+            files[job.id], why = _bring(job, folder)
+            if why is not None:
+                uncopied.append(job.id)
+                exits.complain(why)
+            _tell(job, files[job.id], as_json=as_json, among=len(jobs))
             if not as_json:
                 show_pictures(job, files[job.id], pictures)
+        finals[job.id] = job  # last: one whose files could not be had is still to be fetched
 
     def left() -> list[str]:
         return [job.id for job in jobs if job.id not in finals]
@@ -74,19 +90,29 @@ def watch(
         exits.tell(json_text({"event": "results", "data": ends, "files": brought}))
     if opened:
         open_files(brought)
-    return exits.DONE if all(job.status == "succeeded" for job in finals.values()) else exits.FAILED
+    succeeded = all(job.status == "succeeded" for job in finals.values())
+    return exits.DONE if succeeded and not uncopied else exits.FAILED
 
 
-def _tell(client: Client, job: wire.Job, folder: Path | None, *, as_json: bool, among: int) -> list[str]:
-    """The end of one job: its files, which are returned, and what was wrong."""
-    files = paths(job) if folder is None else [str(copy(client, output, folder)) for output in job.outputs]
+def _bring(job: Job, folder: Path | None) -> tuple[list[str], StateError | None]:
+    """Copy a job's files if they are wanted elsewhere. Returns where they are, and why that is not in the folder."""
+    if folder is None:
+        return paths(job), None
+    try:
+        return [str(path) for path in job.save(folder)], None
+    except StateError as error:
+        stay = f"The files stay where they are. Copy them later: comfytunnel jobs wait {job.id} -o DIR"
+        return paths(job), StateError(error.message, hint=stay)
+
+
+def _tell(job: wire.Job, files: Sequence[str], *, as_json: bool, among: int) -> None:
+    """The end of one job: its files, and what was wrong."""
     if as_json:
         exits.tell(json_text({"event": "result", "job": job.id, "data": job, "files": files}))
-        return files
+        return
     for path in files:
         exits.tell(printable(path))
     _say_end(job, among)
-    return files
 
 
 def show_pictures(job: wire.Job, files: Sequence[str], asked: str | None) -> None:
