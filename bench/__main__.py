@@ -12,6 +12,7 @@ import sys
 QUESTIONS = (
     "download",
     "fresh_call",
+    "status",
     "reset",
     "silence",
     "outage",
