@@ -29,17 +29,20 @@ FAINT = """
 () => {
   const canvas = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d", {willReadFrequently: true});
   const rgb = colour => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); return canvas.getImageData(0, 0, 1, 1).data; };
+  const over = (colour, ground) => { canvas.fillStyle = `rgb(${ground.slice(0, 3).join(" ")})`; canvas.fillRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); return canvas.getImageData(0, 0, 1, 1).data; };
   const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
   const ground = element => { for (let e = element; e; e = e.parentElement) { const found = rgb(getComputedStyle(e).backgroundColor); if (found[3] > 250) return found; } return [255, 255, 255]; };
   const faint = [];
   for (const element of document.querySelectorAll("body *")) {
-    const words = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    const hint = element.placeholder && !element.value;
+    const words = hint || [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
     if (!words || !element.checkVisibility({opacityProperty: true, visibilityProperty: true}) || element.closest(".unseen, .skip, :disabled")) continue;
-    const style = getComputedStyle(element);
-    const [one, other] = [light(rgb(style.color)), light(ground(element))].sort((a, b) => b - a);
+    const style = getComputedStyle(element, hint ? "::placeholder" : null);
+    const behind = ground(element);
+    const [one, other] = [light(over(style.color, behind)), light(behind)].sort((a, b) => b - a);
     const large = parseFloat(style.fontSize) >= 18.66;
     const ratio = (one + .05) / (other + .05);
-    if (ratio < (large ? 3 : 4.5)) faint.push(`${element.className || element.tagName} ${element.textContent.slice(0, 30)}: ${ratio.toFixed(2)}`);
+    if (ratio < (large ? 3 : 4.5)) faint.push(`${element.className || element.tagName} ${(element.placeholder || element.textContent).slice(0, 30)}: ${ratio.toFixed(2)}`);
   }
   return faint;
 }

@@ -49,6 +49,7 @@ export function prose(element, text) {
 /** Keep one child for each item, in their order, and move nothing that stands right: focus and scrolling stay where they are. */
 export function keep(parent, items, key, make, update) {
   const had = new Map([...parent.children].map(child => [child.dataset.key, child]));
+  const focused = document.activeElement; // an element that is put elsewhere loses it
   let at = parent.firstElementChild;
   for (const item of items) {
     const its = String(key(item));
@@ -63,6 +64,7 @@ export function keep(parent, items, key, make, update) {
     update(child, item);
   }
   for (const child of had.values()) child.remove();
+  if (parent.contains(focused) && focused !== document.activeElement) focused.focus({ preventScroll: true });
 }
 
 const PATHS = {

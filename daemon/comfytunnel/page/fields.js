@@ -1,5 +1,6 @@
 /* One field for one parameter of a workflow. Each is {element, read, write}: read() gives what is to be sent, undefined for "as the workflow
-   has it", null for a seed that is to be drawn; write(value) shows such a value again. Nothing is kept or sent here but pictures. */
+   has it", null for a seed that is to be drawn; write(value) shows such a value again; of a picture settled() is when it has been sent.
+   Nothing is kept or sent here but pictures. */
 
 import { content, upload } from "./api.js";
 import { el, fill, icon, iconButton, set } from "./el.js";
@@ -56,6 +57,7 @@ function seed(parameter, id, changed) {
     read() {
       const given = input.value.trim();
       if (!given) return null;
+      if (!/^\d+$/.test(given)) return given; // half typed: the browser lets nobody send it
       return Number.isSafeInteger(Number(given)) ? Number(given) : BigInt(given);
     },
     write(value) { input.value = value === null || value === undefined ? "" : String(value); shown(); },
@@ -93,7 +95,13 @@ function image(parameter, id, changed) {
     fill(said, held ? "This picture" : "Drop, paste or choose a picture", !held && parameter.default ? el("span.quiet", {}, ` (without one: ${parameter.default})`) : null);
     if (held) content(held).then(url => set(thumb, { src: url, hidden: false, onerror: () => { thumb.hidden = true; } }), () => fill(said, "It is not here any more: choose it again."));
   }
-  async function take(file) {
+  let coming = 0;
+  let last = Promise.resolve();
+  function take(file) { // one at a time: the last that was given stays
+    coming += 1;
+    last = last.then(() => send(file)).finally(() => { coming -= 1; });
+  }
+  async function send(file) {
     fill(said, `Sending ${file.name || "the picture"} …`);
     try {
       const asset = await upload(file);
@@ -107,7 +115,7 @@ function image(parameter, id, changed) {
   }
   input.onchange = () => { if (input.files[0]) take(input.files[0]); input.value = ""; };
   const element = el("div.field", { data: { name: parameter.name, kind: "image" } }, el("span.label", {}, parameter.label), zone);
-  return { element, read: () => held ?? undefined, write, take };
+  return { element, read: () => held ?? undefined, write, take, free: () => !held && !coming, settled: () => last };
 }
 
 /** Width and height side by side, with a button that swaps them. */

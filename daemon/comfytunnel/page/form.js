@@ -19,6 +19,7 @@ const draft = { chosen: "", values: {}, label: "", tunnel: "", ...stored(localSt
 let file = stored(sessionStorage, FILE); // {name, graph}
 let fields = [];
 let drawn = "";
+let sending = false;
 
 const select = el("select", { id: "workflow", onchange: () => { draft.chosen = select.value; save(); draw(); } });
 const opener = chooser("Open a file", ".json,application/json", take);
@@ -43,7 +44,8 @@ export function begin() {
   on(["workflows"], draw);
   on(["status", "link"], drawFoot);
   form.addEventListener("submit", event => { event.preventDefault(); submit(); });
-  form.addEventListener("keydown", event => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit(); });
+  form.addEventListener("keydown", event => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) form.requestSubmit(); });
+  form.addEventListener("invalid", event => { more.open ||= aside.contains(event.target); }, true); // the browser cannot lead to what is folded away
   label.oninput = tunnel.onchange = changed;
   listen();
   draw();
@@ -57,8 +59,15 @@ function stored(where, key) {
   }
 }
 
+/** A parameter may have any name, `constructor` too. */
+const own = (object, name) => (Object.hasOwn(object, name) ? object[name] : undefined);
+
 function save() {
-  localStorage.setItem(KEY, JSON.stringify(draft, (_, value) => (typeof value === "bigint" ? String(value) : value)));
+  try {
+    localStorage.setItem(KEY, JSON.stringify(draft, (_, value) => (typeof value === "bigint" ? String(value) : value)));
+  } catch {
+    // a text too large to be kept over a reload; it can be sent all the same
+  }
 }
 
 function changed() {
@@ -94,8 +103,8 @@ function draw() {
 
 function build(parameters) {
   fields = parameters.filter(parameter => !parameter.hidden).map(parameter => field(parameter, changed));
-  const values = draft.values[draft.chosen] ?? {};
-  for (const each of fields) each.write(values[each.parameter.name]);
+  const values = own(draft.values, draft.chosen) ?? {};
+  for (const each of fields) each.write(own(values, each.parameter.name));
   label.value = draft.label;
   const beside = fields.filter(each => ASIDE.test(each.parameter.name));
   fill(inputs, laidOut(fields.filter(each => !beside.includes(each))));
@@ -129,7 +138,7 @@ function drawFoot() {
   keep(tunnel, ["", ...names], name => ` ${name}`, name => el("option", { value: name }), (option, name) => say(option, name || "Any"));
   tunnel.value = names.includes(draft.tunnel) ? draft.tunnel : "";
   const away = model.link.state === "lost" || model.link.state === "refused";
-  button.disabled = away || Boolean(chosen()?.problem);
+  button.disabled = away || sending || Boolean(chosen()?.problem);
   const queue = model.status?.queue?.state ?? "open";
   const words = away ? "The daemon does not answer: what you type is kept."
     : queue === "paused" ? "The queue is paused: the job waits until you resume it."
@@ -140,14 +149,15 @@ function drawFoot() {
 // --- sending --------------------------------------------------------------------------------------------------------
 
 async function submit() {
-  const params = {};
-  for (const { parameter, read } of fields) {
-    const value = read();
-    if (value !== undefined && value !== null) params[parameter.name] = value;
-  }
-  const comfytunnel = { ...(label.value.trim() ? { label: label.value.trim() } : {}), ...(tunnel.value ? { tunnel: tunnel.value } : {}) };
+  if (sending) return;
+  sending = true;
   set(button, { disabled: true, "aria-busy": "true" });
-  const job = await generate({ workflow: draft.chosen === NAMELESS ? file.graph : draft.chosen, params, comfytunnel }, wrong);
+  const workflow = draft.chosen === NAMELESS ? file.graph : draft.chosen;
+  await Promise.all(fields.map(({ settled }) => settled?.())); // pictures that are on their way
+  const given = fields.map(({ parameter, read }) => [parameter.name, read()]).filter(([, value]) => value !== undefined && value !== null);
+  const comfytunnel = { ...(label.value.trim() ? { label: label.value.trim() } : {}), ...(tunnel.value ? { tunnel: tunnel.value } : {}) };
+  const job = await generate({ workflow, params: Object.fromEntries(given), comfytunnel }, wrong);
+  sending = false;
   set(button, { "aria-busy": false });
   drawFoot();
   if (!job) return;
@@ -186,7 +196,7 @@ export function use(job) {
 
 async function take(given, over = null) {
   if (given.type.startsWith("image/")) {
-    const field = fields.find(each => each.take && each.element.contains(over)) ?? fields.find(each => each.take && each.read() === undefined) ?? fields.find(each => each.take);
+    const field = fields.find(each => each.take && each.element.contains(over)) ?? fields.find(each => each.take && each.free()) ?? fields.find(each => each.take);
     if (field) field.take(given);
     else tell("This workflow takes no picture.", { bad: true });
     return;
@@ -212,7 +222,11 @@ function listen() {
     dropping.hidden = true;
     if (!files(event)) return;
     event.preventDefault();
-    for (const given of event.dataTransfer.files) take(given, event.target);
+    let over = event.target;
+    for (const given of event.dataTransfer.files) {
+      take(given, over);
+      over = null; // the others go where nothing is yet
+    }
   });
   addEventListener("paste", event => {
     const given = [...(event.clipboardData?.files ?? [])].find(each => each.type.startsWith("image/"));

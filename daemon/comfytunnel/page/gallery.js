@@ -10,6 +10,11 @@ import { moment, size } from "./words.js";
 
 const [list, empty, button] = ["pictures", "gallery-empty", "older"].map(id => document.getElementById(id));
 
+/** Pictures are fetched when somebody is about to see them. Not loading="lazy": with a token they are fetched by script. */
+const near = new IntersectionObserver(seen => {
+  for (const { target, isIntersecting } of seen) if (isIntersecting) { near.unobserve(target); target.load(); }
+}, { rootMargin: "600px" });
+
 export function begin() {
   on(["jobs", "cursor", "workflows"], draw);
   button.onclick = async () => {
@@ -31,11 +36,12 @@ function make({ key, job, output }) {
   const kind = output ? kindOf(output) : "none";
   const view = el("span.view");
   if (kind === "image") {
-    const picture = el("img", { alt: "", loading: "lazy", decoding: "async", draggable: false });
+    const picture = el("img", { alt: "", decoding: "async", draggable: false });
     picture.onload = () => view.classList.add("here");
     picture.onerror = () => fill(view, icon("file"), el("span", {}, "cannot be shown"));
-    content(output.id).then(url => { picture.src = url; }, picture.onerror);
     view.append(picture);
+    view.load = () => content(output.id).then(url => { picture.src = url; }, picture.onerror);
+    near.observe(view);
   } else if (kind === "none") fill(view, icon("alert"), el("span.why"));
   else fill(view, icon(kind === "file" ? "file" : "play"), el("span", {}, output.name), el("span.quiet", {}, size(output.size_bytes)));
   return el("li", { className: `tile ${kind} ${job.status}` },

@@ -22,7 +22,7 @@ let visible = true;
 /** Begin, and go on for ever. `onToken` is called when the daemon wants one; go() continues then. */
 export function begin(onToken) {
   askToken = onToken;
-  document.addEventListener("visibilitychange", () => {
+  const seen = () => {
     clearTimeout(hiding);
     if (document.hidden) hiding = setTimeout(() => { visible = false; current?.abort(); endJobs(); }, HIDDEN);
     else {
@@ -30,7 +30,9 @@ export function begin(onToken) {
       go();
       rereadWorkflows().catch(() => {}); // one may have been added meanwhile; when that fails the stream has failed too
     }
-  });
+  };
+  document.addEventListener("visibilitychange", seen);
+  if (document.hidden) seen(); // opened behind another tab
   addEventListener("online", go);
   follow();
 }
@@ -148,8 +150,8 @@ async function line() {
   }
   const status = await get("/v1/status");
   put("status", status);
-  const there = status.queue?.waiting ?? 0;
-  put("line", { waiting: there, unread: more ? status.jobs.queued - waiting().length : 0 });
+  const queued = status.jobs.queued; // one snapshot gives both: a job that has just come is not taken for one that was given away
+  put("line", { given: Math.max(0, queued - (status.queue?.waiting ?? 0)), unread: more ? queued - waiting().length : 0 });
   watch();
 }
 

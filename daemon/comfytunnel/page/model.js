@@ -11,7 +11,7 @@ export const model = {
   jobs: new Map(),
   live: new Map(), // job id -> {progress, preview}
   cursor: undefined, // of the next older page of jobs; null: there is none, undefined: nothing has been read yet
-  line: { waiting: 0, unread: 0 }, // jobs in the daemon's own line, and those behind what was read of it
+  line: { given: 0, unread: 0 }, // how many of the first in line ComfyUI has already (`max_ahead`), and how many stand behind what was read
 };
 
 const listeners = [];

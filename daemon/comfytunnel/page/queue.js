@@ -21,9 +21,6 @@ export function begin() {
   pauseButton.onclick = turn;
 }
 
-/** How many of the first in line ComfyUI has already (`max_ahead`): their place is its own to give. */
-const given = line => Math.max(0, line.length - model.line.waiting);
-
 const paused = () => (model.status?.queue?.state ?? "open") !== "open";
 
 async function turn() {
@@ -151,7 +148,7 @@ function updateWaiting(row, job, line) {
   set(say(title, name), { title: name });
   const waits = job.comfytunnel.waits_for;
   const place = line.indexOf(job);
-  const first = given(line);
+  const first = model.line.given; // the place of those before it is ComfyUI's to give
   const has = place < first;
   row.draggable = !has;
   row.classList.toggle("given", has);
@@ -163,27 +160,27 @@ function updateWaiting(row, job, line) {
     set(button, { "aria-label": `${word}: ${name}`, "aria-disabled": String(off) });
 }
 
-/** One place up (-1) or down (1). The button stays focused: the same element stands elsewhere then. */
+/** One place up (-1) or down (1). */
 function step(job, way) {
   const line = waiting();
   const at = line.findIndex(each => each.id === job.id);
-  if (at < given(line) || at + way < given(line) || at + way >= line.length) return;
-  place(job, line[way < 0 ? at - 1 : at + 2], document.activeElement);
+  if (at < model.line.given || at + way < model.line.given || at + way >= line.length) return;
+  place(job, line[way < 0 ? at - 1 : at + 2]);
 }
 
-async function first(job) {
+function first(job) {
   const line = waiting();
-  if (line.findIndex(each => each.id === job.id) <= given(line)) return;
-  await move(job, { to: "front" });
-  readLine();
+  if (line.findIndex(each => each.id === job.id) <= model.line.given) return;
+  moved(job, { to: "front" });
 }
 
 /** Put `job` right before `other`; without one at the end. */
-async function place(job, other, focused = null) {
-  if (!job) return;
-  await move(job, other ? { before: other.id } : { to: "back" });
+function place(job, other) {
+  if (job) moved(job, other ? { before: other.id } : { to: "back" });
+}
+
+async function moved(job, where) {
+  if (await move(job, where)) tell(`${titleOf(job)} was moved.`);
   readLine();
-  focused?.focus();
-  tell(`${titleOf(job)} was moved.`);
 }
 

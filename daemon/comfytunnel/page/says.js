@@ -7,11 +7,15 @@ const CALM = 4000; // ms
 const LONG = 12_000;
 const MOST = 3;
 
+document.addEventListener("close", () => document.body.append(root), true);
+
 export function tell(text, { bad = false, hint = "", action = null } = {}) {
   const close = () => said.remove();
   const said = el(bad ? "div.said.bad" : "div.said", {},
     el("p", {}, text.replaceAll("`", ""), hint && el("span.hint", {}, ` ${hint.replaceAll("`", "")}`)),
     action && el("button.plain.small", { type: "button", onclick: () => { close(); action.run(); } }, action.name));
+  const above = document.querySelector("dialog[open]") ?? document.body; // what lies outside a modal dialog is neither seen nor read
+  if (root.parentElement !== above) above.append(root);
   root.append(said);
   while (root.children.length > MOST) root.firstElementChild.remove();
   if (!action?.stays) setTimeout(close, bad ? LONG : CALM);

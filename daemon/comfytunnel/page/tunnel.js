@@ -21,7 +21,7 @@ function draw() {
   const worst = shown.find(state => state.mood === "bad") ?? shown.find(state => state.mood !== "good") ?? shown[0];
   pill.hidden = !worst;
   if (worst) fill(set(pill, { data: { mood: worst.mood } }), el("span.dot"), shown.length > 1 && worst.mood === "good" ? "All tunnels are up" : worst.title);
-  say(told, shown.map(state => [state.title, state.why, state.comfyui?.[1]].filter(Boolean).join(". ")).join(". "));
+  say(told, shown.map(state => [state.title, state.why, state.comfyui?.[2]].filter(Boolean).join(". ")).join(". "));
   tick();
 }
 

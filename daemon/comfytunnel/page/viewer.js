@@ -96,7 +96,7 @@ function deeds(job, output) {
   }
   if (!output) verbs.push(deed("again", "Try again", () => retry(job), "It was submitted again."));
   else verbs.push(deed("die", "Again with another seed", () => again(job), "Another one is on its way."));
-  if (job.comfytunnel.generated) verbs.push(el("button.plain", { type: "button", onclick: () => { if (use(job)) root.close(); } }, icon("sliders"), "Use these settings"));
+  if (job.comfytunnel.generated?.workflow) verbs.push(el("button.plain", { type: "button", onclick: () => { if (use(job)) root.close(); } }, icon("sliders"), "Use these settings"));
   const seed = seedOf(job);
   if (seed !== undefined && seed !== null) verbs.push(el("button.plain", { type: "button", onclick: () => navigator.clipboard.writeText(String(seed)).then(() => tell("The seed was copied."), trouble) }, icon("copy"), "Copy the seed"));
   return verbs;

@@ -25,13 +25,14 @@ const STATUS = { queued: "Waiting", running: "Running", canceling: "Stopping", s
 export const phaseOf = tunnel => PHASES[tunnel.phase] ?? ["busy", tunnel.phase];
 export const statusWord = job => STATUS[job.status] ?? job.status;
 
-/** [mood, sentence] of ComfyUI behind a tunnel; null while the tunnel's own state says it all. */
+/** [mood, sentence, the same without what changes with each job] of ComfyUI behind a tunnel; null while the tunnel's own state says it all. */
 export function comfyuiOf({ phase, comfyui }) {
   if (!["up", "doubtful"].includes(phase)) return null;
   const [mood, word] = COMFYUI[comfyui.state] ?? ["busy", comfyui.state];
   const detail = comfyui.detail && comfyui.state !== "serving" ? `: ${comfyui.detail}` : "";
   const line = comfyui.queue ? `, ${comfyui.queue} in its queue` : "";
-  return [mood, `ComfyUI${comfyui.version ? ` ${comfyui.version}` : ""} is ${word}${line}${detail}`.replace("is answers", "answers")];
+  const said = more => `ComfyUI${comfyui.version ? ` ${comfyui.version}` : ""} is ${word}${more}${detail}`.replace("is answers", "answers");
+  return [mood, said(line), said("")];
 }
 
 /** What happens next, and when (ms, 0: now); null where there is nothing to wait for. An idle link that is asked now and then is no news. */
