@@ -213,6 +213,7 @@ async def test_jobs_are_filtered_before_and_after_the_word_list(api: Api, cli: C
     ran = await cli("jobs", "--label", "a b", "--since", "soon")
     assert (ran.code, "30min, 2h, 1d" in ran.err) == (2, True)
     assert "Did you mean `queued`?" in (await cli("jobs", "--status", "queud")).err
+    assert "`zz` is not how a job's id begins" in (await cli("jobs", "--prefix", "zz")).err
 
 
 async def test_the_rest_of_a_filtered_list_is_offered_with_its_filters(api: Api, cli: Cli) -> None:

@@ -354,6 +354,7 @@ async def test_jobs_wait_has_a_deadline_and_the_job_stays(api: Api, cli: Cli) ->
     job_id = await api.submit()
     ran = await cli("jobs", "wait", job_id, "--timeout", "0.3")
     assert ran.code == 4
+    assert "0.3 seconds have passed" in ran.err
     assert f"comfytunnel jobs wait {job_id}" in ran.err
     await api.scheduler.cancel(job_id)
     assert (await cli("jobs", "wait", job_id)).code == 1

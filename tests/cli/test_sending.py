@@ -214,6 +214,19 @@ async def test_a_workflow_may_be_meant_by_the_name_under_which_it_is_kept(
     assert [(each["seed"], each["steps"]) for each in await submitted(api)] == [(9, 33)]
     assert "Did you mean 'steps'" in (await cli("submit", "portrait", "--param", "stepps=3")).err
     assert "--set" in (await cli("submit", painted, "--param", "steps=3")).err
+    for given, words in (
+        (["--param", "image=photo.png"], "--input 10.image=photo.png"),
+        (["--param", "seed=7", "--seed", "9"], "set or varied already"),
+    ):
+        ran = await cli("submit", "portrait", *given)
+        assert (ran.code, words in ran.err) == (2, True), ran.err
     ran = await cli("submit", "portrat")
     assert ran.code == 2
     assert "neither a file nor a workflow called 'portrat'" in ran.err
+
+
+async def test_repeats_without_a_seed_are_told_to_be_alike(api: Api, cli: Cli, workflow: str) -> None:
+    ran = await cli("submit", workflow, "--repeat", "2")
+    assert ran.code == 0
+    assert "2 runs are alike" in ran.err
+    assert "alike" not in (await cli("submit", workflow, "--repeat", "2", "--seed", "fixed")).err

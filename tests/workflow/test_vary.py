@@ -66,7 +66,7 @@ def test_the_product_varies_the_last_fastest_and_says_what_is_each_ones_own() ->
 def test_a_seed_that_was_set_or_varied_is_left_alone() -> None:
     assert [seeds_in(each) for each in vary("3.seed=4,5", seed=1)] == [[4, 1, 1], [5, 1, 1]]
     assert seeds_in(vary(seed=1, kept=(Target("3", "seed"),))[0]) == [1, 1, 1]
-    with pytest.raises(UsageError, match="no seed"):
+    with pytest.raises(UsageError, match="set or varied already"):
         vary(seed=1, kept=tuple(seeds(GRAPH)))
 
 

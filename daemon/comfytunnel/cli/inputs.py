@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comfytunnel.cli import exits
 from comfytunnel.client import Client
 from comfytunnel.errors import UsageError
 from comfytunnel.workflow.select import Target, find, find_file, put, read_assignment, read_value
-from comfytunnel.workflow.vary import MAX_SEED, Variant, read_seed, read_variation, variants
+from comfytunnel.workflow.vary import MAX_SEED, Variant, read_seed, read_variation, seeds, variants
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def changed(client: Client, workflow: dict[str, Any], asked: Changes, kept: set[
         kept=kept,
         draw=lambda: secrets.randbelow(MAX_SEED),
     )
+    if asked.repeat > 1 and seed is None and not seeds(workflow):
+        exits.say(f"note: no seed was found in the workflow, so that its {asked.repeat} runs are alike")
     for target, path in files:
         asset = client.upload(path)
         info = {"id": asset.id, "hash": asset.hash, "file_path": asset.file_path}

@@ -13,7 +13,7 @@ from comfytunnel import wire
 from comfytunnel.cli import exits, render
 from comfytunnel.cli.completing import job_ids, tunnel_names
 from comfytunnel.cli.daemons import connect
-from comfytunnel.cli.words import PICTURES, choose, moment, offering, whole_id
+from comfytunnel.cli.words import PICTURES, beginning, choose, moment, offering, whole_id
 from comfytunnel.client.calls import Filters
 from comfytunnel.printable import printable
 
@@ -124,7 +124,7 @@ def jobs_list(
         "label": label,
         "tunnel": tunnel,
         "since": None if since is None else moment(since, now()).isoformat(),
-        "prefix": None if prefix is None else prefix.strip().lower(),
+        "prefix": None if prefix is None else beginning(prefix),
     }
     while True:
         page = client.jobs_page(**asked, cursor=cursor, limit=min(100, limit - len(found)))

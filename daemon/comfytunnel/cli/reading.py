@@ -68,7 +68,14 @@ def _named(client: Client, name: str, params: Sequence[str]) -> tuple[dict[str, 
         which, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--param {text!r} does not fit.", hint="Write it as --param NAME=VALUE.")
-        values[which] = _value(named(there, which).kind, value)
+        parameter = named(there, which)
+        if parameter.kind == "image" and value not in (parameter.choices or ()) and Path(value).is_file():
+            [first, *_] = parameter.targets
+            raise UsageError(
+                f"--param {which} takes the name of a picture that ComfyUI has.",
+                hint=f"Upload the file: --input {first.node_id}.{first.input}={value}",
+            )
+        values[which] = _value(parameter.kind, value)
     made = apply_values(
         found.workflow, found.parameters, values, lambda low, high: low + secrets.randbelow(high - low + 1)
     )

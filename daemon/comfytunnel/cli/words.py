@@ -56,6 +56,16 @@ def whole_id(client: Client, given: str) -> str:
     return found[0].id
 
 
+def beginning(given: str) -> str:
+    """Return how a job's id begins, as the daemon takes it. UsageError for what none begins with, or too little."""
+    given = given.strip().lower()
+    if not re.fullmatch(f"[0-9a-f-]{{{PREFIX_LEAST},{ID_LENGTH}}}", given):
+        raise UsageError(
+            f"`{given}` is not how a job's id begins.", hint=f"Give at least {PREFIX_LEAST} characters of it."
+        )
+    return given
+
+
 def moment(given: str, now: datetime) -> datetime:
     """Return the time that `given` means: "30min", "2 h", "1d" before `now`, a date or a time of the local clock. UsageError."""
     given = given.strip()

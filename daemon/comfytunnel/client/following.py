@@ -37,7 +37,8 @@ class Deadline:
         return None if self._at is None else max(0.0, self._at - now)
 
     def passed(self) -> TimedOutError:
-        return TimedOutError(f"{self.seconds:g} seconds have passed.")
+        seconds = round(self.seconds or 0, 1)  # it may be what was left of another one: 9.99998
+        return TimedOutError(f"{seconds:g} seconds have passed.")
 
 
 class Follow:

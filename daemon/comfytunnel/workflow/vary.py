@@ -121,6 +121,11 @@ def variants(
     if seed is None:
         seed = "random" if repeat > 1 else "fixed"
     elif seed != "fixed" and not seeded:
+        if seeds(workflow):
+            raise UsageError(
+                "All seeds of the workflow are set or varied already.",
+                hint="Leave out --seed, or what sets them.",
+            )
         raise UsageError(
             "The workflow has no seed that could be set: no input called seed or noise_seed with a number.",
             hint="Set the input that is one with --set NODE.INPUT=NUMBER.",
