@@ -7,11 +7,13 @@ import json
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from comfytunnel import wire
 from comfytunnel.cli.pace import Watched, speed_text
 from comfytunnel.cli.progress import LineView
+from comfytunnel.cli.render import job_text
 from comfytunnel.jobs.model import Failure, LiveProgress, Stage, Status, Waits
 from tests.api.conftest import STARTED, WORKFLOW, Api, serving
 from tests.cli.conftest import Cli, on_terminal
@@ -367,3 +369,14 @@ def test_a_line_obeys_nothing_of_the_far_side(capsys: pytest.CaptureFixture[str]
     with LineView() as shown:
         shown.show("x", EVIL)
     assert capsys.readouterr().err == "10%, node 0/1, K[bold]\n"
+
+
+def test_what_a_job_was_asked_for_is_shown_and_its_error_once() -> None:
+    asked = wire.Generated("portrait", {"seed": 7, "prompt": "a \x1b[31mcat"})
+    refused = wire.JobError("invalid_workflow", "Refused: not in list", "3", "K", traceback="not in list")
+    job = msgspec.structs.replace(
+        waiting_job(), status="failed", error=refused, comfytunnel=wire.JobExtra(revision=1, generated=asked)
+    )
+    shown = job_text(job, STARTED)
+    assert 'workflow   portrait  seed=7  prompt="a cat"' in shown
+    assert shown.count("not in list") == 1

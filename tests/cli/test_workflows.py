@@ -75,6 +75,7 @@ async def test_nothing_is_overwritten_without_being_asked_for(api: Api, cli: Cli
         (["SOURCE", "--name", "../up"], "is not a name for a workflow"),
         (["SOURCE", "--name", ".hidden"], "is not a name for a workflow"),
         (["missing.json"], "cannot be read"),
+        (["."], "cannot be read"),
     ],
     ids=lambda each: str(each[-1]),
 )

@@ -49,6 +49,7 @@ NOTICED = {
     "sleep": "closed before the sleep",
     "try": "could not connect, noticed after {}",
 }
+VALUE_SHOWN = 200  # characters of what a job was asked for
 TIMES_SHOWN = 20  # nodes whose times `jobs show` prints
 _LINES = frozenset({"traceback", "banner"})  # fields in which a line break means something
 _OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -177,6 +178,7 @@ def job_text(job: wire.Job, now: datetime) -> str:
     lines += _hint(waits.hint, 11) if waits else []
     extra = job.comfytunnel
     for name, value in (
+        ("workflow", extra and extra.generated and _asked(extra.generated)),
         ("label", extra and extra.label),
         ("tunnel", extra and extra.tunnel),
         ("note", extra and extra.note),
@@ -200,6 +202,12 @@ def job_text(job: wire.Job, now: datetime) -> str:
     if job.error is not None:
         lines += failure_lines(job.status, job.error)
     return "\n".join(lines)
+
+
+def _asked(generated: wire.Generated) -> str:
+    """Return the name of a workflow and its values, on one line."""
+    values = "".join(f"  {name}={json_text(value)[:VALUE_SHOWN]}" for name, value in generated.params.items())
+    return f"{generated.workflow or 'one without a name'}{values}"
 
 
 def time_lines(times: Sequence[wire.NodeTime]) -> list[str]:
@@ -241,6 +249,8 @@ def failure_lines(status: str, error: wire.JobError, trace_lines: int = 12) -> l
     kind = f" ({error.class_type})" if error.class_type else ""
     lines = [f"{status}{node}{kind}: {error.message}"]
     trace = (error.traceback or "").rstrip().splitlines()
+    if len(trace) == 1 and trace[0] in error.message:
+        trace = []  # ComfyUI's own words once more
     if len(trace) > trace_lines:
         lines.append(f"    ... {len(trace) - trace_lines} lines more (--json shows them)")
     return lines + [f"    {line}" for line in trace[-trace_lines:]]

@@ -54,8 +54,8 @@ def add(
 
     if file == "-" and name is None:
         raise UsageError("A workflow from stdin has no name.", hint="Give it one: --name NAME")
+    graph = _read(file)  # first: a file that is not there has no name to complain about
     chosen = check_name(Path(file).name.removesuffix(".json") if name is None else name)
-    graph = _read(file)
     parse_api_graph(graph)
     data = msgspec.json.format(msgspec.json.encode(graph), indent=2).decode() + "\n"
     if len(data.encode()) > MAX_BYTES:
