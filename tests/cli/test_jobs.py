@@ -219,8 +219,8 @@ async def test_jobs_are_filtered_before_and_after_the_word_list(api: Api, cli: C
 async def test_the_rest_of_a_filtered_list_is_offered_with_its_filters(api: Api, cli: Cli) -> None:
     for _ in range(2):
         await api.submit(comfytunnel={"label": "a b"})
-    ran = await cli("jobs", "--label", "a b", "--limit", "1")
-    assert "comfytunnel jobs list --label 'a b' --limit 5" in ran.err
+    ran = await cli("jobs", "--label", "a b", "--since", "1h", "--limit", "1")
+    assert "comfytunnel jobs list --label 'a b' --since 1h --limit 5" in ran.err
 
 
 async def test_ended_jobs_are_forgotten_and_a_living_one_is_not(api: Api, cli: Cli, tmp_path: Path) -> None:

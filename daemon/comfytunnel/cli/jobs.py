@@ -142,7 +142,9 @@ def jobs_list(
     if as_json:
         return
     if cursor is not None:
-        exits.say(f"there are more: comfytunnel jobs list{_again(asked)} --limit {limit * 5}")
+        exits.say(
+            f"there are more: comfytunnel jobs list{_again({**asked, 'since': since})} --limit {limit * 5}"
+        )
     elif not found and not by_tunnel and any(asked.values()):
         exits.say("no such job")
 
