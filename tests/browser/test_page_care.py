@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.pageworld import LANDSCAPE, Looker
+from tests.browser.pageworld import GENERATE, LANDSCAPE, Looker
 from tests.browser.test_page import PNG
 from tests.browser.test_page import looker as looker  # the fixture
 
@@ -175,3 +175,22 @@ async def test_pictures_are_fetched_when_they_are_about_to_be_seen(looker: Looke
     await looker.until("document.querySelectorAll('.tile .view .icon').length > 0")
     await page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     assert 0 < len(asked) < 60
+
+
+async def test_three_windows_leave_room_for_calls_and_all_show_the_preview(looker: Looker) -> None:
+    """A browser has six connections to one host: one window watches a job for all, and another goes on when it is closed."""
+    pages = [looker.page, *[await looker.page.context.new_page() for _ in range(2)]]
+    for page in pages[1:]:
+        await page.goto(looker.world.url)
+    await looker.endless("watched by three")
+    for page in pages:
+        await page.locator("#running .preview img").wait_for()
+    await pages[2].evaluate(
+        GENERATE, [{"workflow": "landscape", "params": {"prompt": "asked from the third"}}, ""]
+    )
+    await pages[2].locator("#waiting .line", has_text="asked from the third").wait_for()
+    await pages[0].goto("about:blank")
+    bar = pages[1].get_by_role("progressbar", name="Progress of watched by three")
+    await bar.wait_for()
+    before = await pages[1].locator("#running .step").inner_text()
+    await pages[1].locator("#running .step", has_not_text=before).wait_for()

@@ -1,6 +1,6 @@
 /* The connections that keep the model true: one stream for the daemon, one for each running job that is watched. A stream that ends is
-   opened again with a growing pause, and told from where on; a tab that is hidden for a while lets go of its streams, for a browser
-   gives all tabs together six connections to one host. */
+   opened again with a growing pause, and told from where on. A browser gives all tabs together six connections to one host: so one
+   tab alone watches a job for all of them, and a tab that is hidden for a while lets go of its streams. */
 
 import { Refused, events, get } from "./api.js";
 import { ENDED, model, poke, put, putJobs, running, waiting } from "./model.js";
@@ -181,14 +181,26 @@ function watch() {
   }
 }
 
+/** One tab listens to a job and tells the others; when it goes, the next takes over. */
+const tabs = new BroadcastChannel("comfytunnel.live");
+tabs.onmessage = ({ data: { id, name, data } }) => heard(id, name, data);
+
+function heard(id, name, data) {
+  if (ENDED.has(model.jobs.get(id)?.status)) return; // late: nobody would ever forget it
+  model.live.set(id, { ...model.live.get(id), [name]: data });
+  poke("live");
+}
+
 async function listen(id, controller) {
+  const { signal } = controller;
   try {
-    for await (const { name, data } of events(`/api/v2/jobs/${id}/events`, { signal: controller.signal })) {
-      if (name === "progress" || name === "preview") {
-        model.live.set(id, { ...model.live.get(id), [name]: data });
-        poke("live");
+    await navigator.locks.request(`comfytunnel.live ${id}`, { signal }, async () => {
+      for await (const { name, data } of events(`/api/v2/jobs/${id}/events`, { signal })) {
+        if (name !== "progress" && name !== "preview") continue;
+        heard(id, name, data);
+        tabs.postMessage({ id, name, data });
       }
-    }
+    });
   } catch {
     // the daemon's stream says what has become of it; this one is opened again with the next look at the line
   } finally {
