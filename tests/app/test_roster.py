@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from comfytunnel import wire
+from comfytunnel.announced import together
 from comfytunnel.config import Tcp, TunnelConfig
 from comfytunnel.fdstore import Handed
 from comfytunnel.jobs.model import NewJob
@@ -93,7 +95,14 @@ async def test_counters_go_on_when_the_tunnel_is_built_anew_for_another_port(wor
     assert after.links == before.links + 1
     assert after.callers > before.callers
     assert after.bytes_in > before.bytes_in
-    assert after.open <= 2, "those of the door before have gone"
+
+
+def test_only_what_is_counted_goes_on_and_not_what_is_there_now() -> None:
+    earlier = wire.Counters(links=2, callers=7, open=3, channels=3, held=1, reconnects={"reset": 1}, down_seconds=1.5)
+    present = wire.Counters(links=1, callers=4, open=1, channels=2, reconnects={"reset": 2, "silent": 1})
+    assert together(earlier, present) == wire.Counters(
+        links=3, callers=11, open=1, channels=2, reconnects={"reset": 3, "silent": 1}, down_seconds=1.5
+    )
 
 
 async def test_the_sign_of_life_wants_every_driver_and_waits_for_none_that_has_ended(tmp_path: Path) -> None:
