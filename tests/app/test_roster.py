@@ -98,7 +98,9 @@ async def test_counters_go_on_when_the_tunnel_is_built_anew_for_another_port(wor
 
 
 def test_only_what_is_counted_goes_on_and_not_what_is_there_now() -> None:
-    earlier = wire.Counters(links=2, callers=7, open=3, channels=3, held=1, reconnects={"reset": 1}, down_seconds=1.5)
+    earlier = wire.Counters(
+        links=2, callers=7, open=3, channels=3, held=1, reconnects={"reset": 1}, down_seconds=1.5
+    )
     present = wire.Counters(links=1, callers=4, open=1, channels=2, reconnects={"reset": 2, "silent": 1})
     assert together(earlier, present) == wire.Counters(
         links=3, callers=11, open=1, channels=2, reconnects={"reset": 3, "silent": 1}, down_seconds=1.5
