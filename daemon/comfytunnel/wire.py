@@ -25,6 +25,7 @@ from comfytunnel.wirejobs import Asset as Asset
 from comfytunnel.wirejobs import AssetExtra as AssetExtra
 from comfytunnel.wirejobs import FromHash as FromHash
 from comfytunnel.wirejobs import Generated as Generated
+from comfytunnel.wirejobs import GeneratedRequest as GeneratedRequest
 from comfytunnel.wirejobs import Job as Job
 from comfytunnel.wirejobs import JobCounts as JobCounts
 from comfytunnel.wirejobs import JobError as JobError
@@ -45,6 +46,7 @@ from comfytunnel.wirejobs import Queue as Queue
 from comfytunnel.wirejobs import Removed as Removed
 from comfytunnel.wirejobs import StatusEvent as StatusEvent
 from comfytunnel.wirejobs import StatusExtra as StatusExtra
+from comfytunnel.wirejobs import SubmissionExtra as SubmissionExtra
 from comfytunnel.wirejobs import WaitsFor as WaitsFor
 from comfytunnel.wirejobs import Webhook as Webhook
 from comfytunnel.wirejobs import WebhookMessage as WebhookMessage

@@ -21,6 +21,15 @@ Priority = Annotated[int, msgspec.Meta(ge=-1000, le=1000)]
 """Higher runs earlier."""
 Limit = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
 """Seconds, a year at most."""
+ParamName = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+"""Of a workflow's parameter."""
+ParamValue = (
+    bool
+    | Annotated[int, msgspec.Meta(ge=-(2**53) + 1, le=2**53 - 1)]
+    | float
+    | Annotated[str, msgspec.Meta(max_length=100_000)]
+)
+"""What a parameter can be set to: numbers that a browser reads exactly, and texts no longer than a prompt."""
 
 
 class JobCounts(msgspec.Struct, frozen=True):
@@ -142,11 +151,12 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Generated(msgspec.Struct, frozen=True):
-    """What POST /api/generate made a job from. `workflow`: the name, null for a graph that was sent; `params`: what was asked for, by parameter,
-    with the seeds that were drawn and the ids of the assets that its images became."""
+    """What a job was made from. `workflow`: the name, null for a graph that was sent to POST /api/generate; `params`: what was asked for, by parameter,
+    with the seeds that were drawn and the ids of the assets that its images became. `changed`: its graph is another one than that workflow makes of these."""
 
     workflow: str | None
     params: dict[str, Any] = {}
+    changed: bool = False
 
 
 class NodeTime(msgspec.Struct, frozen=True):
@@ -167,7 +177,7 @@ class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
     were given up unheard and may come late, `moves`: how often the job was
     moved away from one that may have run it. `folder`: where the outputs are. `ttl`, `time_to_run`:
     seconds from the submission in which it must begin to run, and that it may run; null: no limit. `warnings`: what may be wrong with the workflow. `node_times`: of a job that
-    has run, in the order of their beginnings, at most 200; null in lists and streams. `generated` null: the job was submitted as a workflow."""
+    has run, in the order of their beginnings, at most 200; null in lists and streams. `generated` null: it was submitted as a graph of no name."""
 
     revision: int
     tunnel: str | None = None
@@ -275,10 +285,24 @@ class JobRequestExtra(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     validate: bool = True
 
 
+class GeneratedRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the submitter has made the graph from, as in Generated: told with the job, and obeyed by nobody. At most 128 `params`."""
+
+    workflow: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    params: Annotated[dict[ParamName, ParamValue], msgspec.Meta(max_length=128)] = {}
+    changed: bool = False
+
+
+class SubmissionExtra(JobRequestExtra, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`generated`: for a graph that was made from a workflow with a name, so that the job can tell it."""
+
+    generated: GeneratedRequest | None = None
+
+
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     workflow: dict[str, Any]
     extra_data: dict[str, Any] = {}
-    comfytunnel: JobRequestExtra = JobRequestExtra()
+    comfytunnel: SubmissionExtra = SubmissionExtra()
 
 
 class PriorityRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

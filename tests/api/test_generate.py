@@ -59,7 +59,7 @@ async def test_values_reach_the_workflow_and_a_seed_is_drawn_for_each_call(api: 
     assert len(seeds) == 3
     assert all(0 <= seed < 2**32 for seed in seeds)
     _, job = await ask(api, SAMPLED, params={"seed": 42})
-    assert job["comfytunnel"]["generated"] == {"workflow": None, "params": {"seed": 42}}
+    assert job["comfytunnel"]["generated"] == {"workflow": None, "params": {"seed": 42}, "changed": False}
 
 
 @pytest.mark.usefixtures("folder")

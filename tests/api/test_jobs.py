@@ -273,3 +273,39 @@ async def test_times_are_utc(api: Api) -> None:
     _, job = await api.ask("GET", f"/api/v2/jobs/{job_id}")
     assert job["created_at"].endswith("Z")
     assert datetime.fromisoformat(job["created_at"]).tzinfo is not None
+
+
+async def test_a_submitter_may_tell_what_its_graph_was_made_from(api: Api) -> None:
+    """As POST /api/generate does by itself."""
+    told = {"workflow": "portrait", "params": {"steps": 20, "cfg": 7.5, "hires": True, "prompt": "ä"}}
+    asked = {"workflow": WORKFLOW, "comfytunnel": {"generated": told}}
+    status, job = await api.ask("POST", "/api/v2/jobs", json=asked)
+    check("POST", "/api/v2/jobs", status, job)
+    assert job["comfytunnel"]["generated"] == told | {"changed": False}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"workflow": None},
+        {"workflow": "../up"},
+        {"workflow": "x" * 65},
+        {"workflow": "p", "more": 1},
+        {"workflow": "p", "params": {"Steps 1": 1}},
+        {"workflow": "p", "params": {"steps": [1]}},
+        {"workflow": "p", "params": {"steps": None}},
+        {"workflow": "p", "params": {"seed": 2**53}},
+        {"workflow": "p", "params": {"prompt": "x" * 100_001}},
+        {"workflow": "p", "params": {f"p{n}": n for n in range(129)}},
+    ],
+    ids=lambda told: json.dumps(told)[:40],
+)
+async def test_what_a_graph_cannot_have_been_made_from_is_refused(api: Api, told: Any) -> None:
+    """And it is no business of a request that has it made."""
+    asked = {"workflow": WORKFLOW, "comfytunnel": {"generated": told}}
+    status, answer = await api.ask("POST", "/api/v2/jobs", json=asked)
+    assert (status, answer["error"]["code"]) == (422, "invalid_request"), answer
+    asked = {"workflow": WORKFLOW, "comfytunnel": {"generated": {"workflow": "p"}}}
+    status, answer = await api.ask("POST", "/api/generate", json=asked)
+    assert (status, answer["error"]["code"]) == (422, "invalid_request"), answer

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from comfytunnel import wire
 from tests.browser.pageworld import LANDSCAPE, Looker, PageWorld
 
 if TYPE_CHECKING:
@@ -85,6 +86,23 @@ async def test_again_takes_another_seed_and_use_takes_this_one(looker: Looker) -
     assert await page.get_by_label("Positive prompt").input_value() == "snow, again and again"
     await page.get_by_label("Positive prompt").press("Control+Enter")
     await looker.until_jobs(lambda jobs: jobs[0].params.get("seed") == 41 and jobs[0].status == "succeeded")
+
+
+async def test_again_of_a_job_whose_graph_was_changed_runs_that_graph(looker: Looker) -> None:
+    """And not the workflow that it began as."""
+    page, world = looker.page, looker.world
+    graph = {
+        **LANDSCAPE,
+        "2": {**LANDSCAPE["2"], "inputs": {**LANDSCAPE["2"]["inputs"], "changed": "by hand"}},
+    }
+    made = wire.GeneratedRequest(workflow="landscape", params={"prompt": "by hand"}, changed=True)
+    await world.ask(lambda: world.client.submit(graph, generated=made, validate=False))
+    await looker.tile("by hand").click()
+    await page.get_by_role("button", name="Again with another seed").click()
+    await looker.until_jobs(lambda jobs: not jobs[0].workflow and jobs[0].status == "succeeded")
+    [again, *_] = await world.ask(lambda: list(world.client.jobs(limit=1)))
+    ran = await world.ask(again.workflow)
+    assert ran["2"]["inputs"]["changed"] == "by hand"
 
 
 async def test_while_the_tunnel_is_away_jobs_wait_and_say_why_over_a_reload(looker: Looker) -> None:

@@ -380,3 +380,6 @@ def test_what_a_job_was_asked_for_is_shown_and_its_error_once() -> None:
     shown = job_text(job, STARTED)
     assert 'workflow   portrait  seed=7  prompt="a cat"' in shown
     assert shown.count("not in list") == 1
+    extra = wire.JobExtra(revision=1, generated=wire.Generated("portrait", {"seed": 7}, changed=True))
+    shown = job_text(msgspec.structs.replace(waiting_job(), comfytunnel=extra), STARTED)
+    assert "workflow   portrait, changed  seed=7\n" in shown

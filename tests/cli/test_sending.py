@@ -35,11 +35,16 @@ def painted(tmp_path: Path) -> str:
     return "p.json"
 
 
+async def graphs(api: Api) -> list[dict[str, Any]]:
+    """Of every job, in the order of submission."""
+    jobs = reversed((await api.store.listing())[0])
+    found = [await api.store.workflow(job.id) for job in jobs]
+    return [graph for graph in found if graph is not None]
+
+
 async def submitted(api: Api) -> list[dict[str, Any]]:
     """The inputs of node 3 of every job, in the order of submission."""
-    jobs = reversed((await api.store.listing())[0])
-    graphs = [await api.store.workflow(job.id) for job in jobs]
-    return [graph["3"]["inputs"] for graph in graphs if graph is not None]
+    return [graph["3"]["inputs"] for graph in await graphs(api)]
 
 
 @pytest.mark.parametrize(
@@ -223,6 +228,63 @@ async def test_a_workflow_may_be_meant_by_the_name_under_which_it_is_kept(
     ran = await cli("submit", "portrat")
     assert ran.code == 2
     assert "neither a file nor a workflow called 'portrat'" in ran.err
+
+
+async def made_from(api: Api) -> list[dict[str, Any]]:
+    """What each job tells that it was made from, in the order of submission."""
+    _, told = await api.ask("GET", "/api/v2/jobs")
+    return [job["comfytunnel"]["generated"] for job in reversed(told["jobs"])]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--param", "steps=33", "--param", "seed=4"], [({"seed": 4, "steps": 33}, False)]),
+        (["--param", "steps=20", "--seed", "5"], [({"seed": 5, "steps": 20}, False)]),
+        (["--seed", "5", "--repeat", "2"], [({"seed": 5}, False), ({"seed": 6}, False)]),
+        (
+            ["--seed", "5", "--vary", "3.cfg=8,9", "--set", "3.steps=21"],
+            [({"seed": 5, "steps": 21}, False), ({"seed": 5, "steps": 21, "cfg": 9}, False)],
+        ),
+        (["--seed", "5", "--set", "10.new:=1"], [({"seed": 5}, True)]),
+        (["--set", "3.seed=18446744073709551615"], [({}, True)]),
+        (["--seed", "5", "--set", "3.steps=50000"], [({"seed": 5, "steps": 50000}, True)]),
+        (["--seed", "5", "--param", "image=y.png"], [({"seed": 5, "image": "y.png"}, True)]),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given[0], str) else "",
+)
+async def test_a_job_tells_the_workflow_with_a_name_that_it_was_made_from(
+    api: Api, cli: Cli, painted: str, given: list[str], told: list[tuple[dict[str, Any], bool]]
+) -> None:
+    """With the values that its graph has, and whether they are all that there is to it."""
+    ran = await cli("workflow", "add", painted, "--name", "portrait")
+    (api.context.workflows.path / "portrait.toml").write_text("[parameters.steps]\nmax = 100\n")
+    ran = await cli("submit", "portrait", *given)
+    assert ran.code == 0, ran.err
+    assert await made_from(api) == [
+        {"workflow": "portrait", "params": params, "changed": changed} for params, changed in told
+    ]
+
+
+async def test_a_file_that_was_uploaded_for_a_parameter_is_told_by_its_id(
+    api: Api, cli: Cli, painted: str
+) -> None:
+    """A job made from a file, and not from a name, tells nothing."""
+    ran = await cli("workflow", "add", painted, "--name", "portrait")
+    ran = await cli("submit", "portrait", "--seed", "5", "--input", "10.image=photo.png")
+    assert ran.code == 0, ran.err
+    ran = await cli("submit", painted, "--set", "3.steps=30")
+    assert ran.code == 0, ran.err
+    [made, other] = await made_from(api)
+    [image] = [
+        graph["10"]["inputs"]["image"] for graph in await graphs(api) if graph["3"]["inputs"]["steps"] == 20
+    ]
+    assert made == {
+        "workflow": "portrait",
+        "params": {"image": image["info"]["id"], "seed": 5},
+        "changed": False,
+    }
+    assert other is None
 
 
 async def test_repeats_without_a_seed_are_told_to_be_alike(api: Api, cli: Cli, workflow: str) -> None:

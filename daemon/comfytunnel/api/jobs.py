@@ -19,7 +19,8 @@ from comfytunnel.api.answers import answer, claim_of, read_json, read_query
 from comfytunnel.api.context import Context, context, origin
 from comfytunnel.comfy.shapes import PARTNER_KEY
 from comfytunnel.errors import NotFoundError, UsageError, WorkflowError
-from comfytunnel.jobs.model import Hook, Job, LiveProgress, NewJob, Output, Status
+from comfytunnel.jobs.model import Generated, Hook, Job, LiveProgress, NewJob, Output, Status
+from comfytunnel.named import check_name
 
 PARTNER_KEY_MOST = 4096  # characters
 _LABEL = re.compile(r"metadata\[.*\]")  # as comfy-sdk 0.5 asks for jobs with labels
@@ -46,6 +47,7 @@ async def submit(request: web.Request) -> web.Response:
             fail_fast=extra.fail_fast,
             webhook=webhook,
             validate=extra.validate,
+            generated=_made_from(extra.generated),
         )
         job = await its.scheduler.submit(new, claim=claim, partner_key=asked.extra_data.get(PARTNER_KEY))
     [shown] = await views(its, [job], origin(request), outputs={})
@@ -56,7 +58,8 @@ async def _read_request(request: web.Request) -> wire.JobRequest:
     try:
         asked = await read_json(request, wire.JobRequest)
     except UsageError as error:
-        if error.details.get("path") == "$.workflow" or "field `workflow`" in error.message:
+        path = error.details.get("path")
+        if path == "$.workflow" or (path == "$" and "field `workflow`" in error.message):
             raise WorkflowError(
                 "The request holds no workflow: `workflow` must be a JSON object.",
                 hint='Send {"workflow": {...}} with the graph that ComfyUI exports as "API format".',
@@ -77,6 +80,14 @@ async def _read_request(request: web.Request) -> wire.JobRequest:
             details={"path": f"$.extra_data.{name}"},
         )
     return asked
+
+
+def _made_from(told: wire.GeneratedRequest | None) -> Generated | None:
+    """Only its shape is judged: the workflow may have gone or changed since the submitter read it."""
+    if told is None:
+        return None
+    check_name(told.workflow)
+    return Generated(**msgspec.structs.asdict(told))
 
 
 async def listing(request: web.Request) -> web.Response:
@@ -195,7 +206,7 @@ def draw(its: Context, job: Job, outputs: list[Output], base: str, hook: Hook | 
             note=job.note,
             webhook=webhooks.show(job.ended, hook),
             warnings=list(job.warnings),
-            generated=wire.Generated(job.generated.workflow, job.generated.params) if job.generated else None,
+            generated=wire.Generated(**msgspec.structs.asdict(job.generated)) if job.generated else None,
         ),
     )
 

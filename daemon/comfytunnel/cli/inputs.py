@@ -6,7 +6,7 @@ All that was typed is looked at before the first file is uploaded: a slip costs 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ class Changes:
     vary: Sequence[str] = ()
 
 
-def changed(client: Client, workflow: dict[str, Any], asked: Changes, kept: set[Target]) -> Iterator[Variant]:
+def changed(
+    client: Client, workflow: dict[str, Any], asked: Changes, kept: Collection[Target]
+) -> Iterator[Variant]:
     """Return each workflow to submit. `kept`: inputs that were set before. UsageError says what does not fit; then nothing has been uploaded."""
     kept = set(kept)
     for text in asked.sets:

@@ -6,27 +6,37 @@ A slip is told in words that a person can act on, never as a decoder's complaint
 
 from __future__ import annotations
 
+import copy
 import json
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from comfytunnel import wire
 from comfytunnel.client import Client
 from comfytunnel.errors import NotFoundError, UsageError, WorkflowError
 from comfytunnel.workflow.graph import is_ui_format
 from comfytunnel.workflow.select import Target
-from comfytunnel.workflow.values import apply_values, named
+from comfytunnel.workflow.values import apply_values, made_from, named
 
 WORKFLOW_LIMIT = 100 * 2**20  # bytes; what the daemon and ComfyUI take
 
 
-def read_workflow(
-    client: Client, source: str, tunnel: str | None, params: Sequence[str] = ()
-) -> tuple[dict[str, Any], set[Target]]:
-    """Return the workflow in the file `source`, on stdin for "-", or else the one of that name, in API format, and the inputs that `params` (NAME=VALUE, for one
-    with a name) have set: `tunnel` is where its nodes are known, if it must be converted. UsageError says where it is no JSON, WorkflowError why it cannot be converted."""
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A workflow in API format. `kept`: the inputs that were given values; `made_from`: what to tell of a graph that was made of it, None where it has no name."""
+
+    workflow: dict[str, Any]
+    kept: Collection[Target] = ()
+    made_from: Callable[[Mapping[str, Any]], wire.GeneratedRequest] | None = None
+
+
+def read_workflow(client: Client, source: str, tunnel: str | None, params: Sequence[str] = ()) -> Read:
+    """Return the workflow in the file `source`, on stdin for "-", or else the one of that name, where `params` (NAME=VALUE) set values: `tunnel` is where its nodes are
+    known, if it must be converted. UsageError says where it is no JSON, WorkflowError why it cannot be converted."""
     if _is_name(source):
         return _named(client, source, params)
     if params:
@@ -35,7 +45,7 @@ def read_workflow(
             hint="For a file use --set NODE.INPUT=VALUE.",
         )
     found = read_json(source)
-    return (client.convert(found, tunnel=tunnel) if is_ui_format(found) else found), set()
+    return Read(client.convert(found, tunnel=tunnel) if is_ui_format(found) else found)
 
 
 def _is_name(source: str) -> bool:
@@ -48,7 +58,7 @@ def _is_name(source: str) -> bool:
     )
 
 
-def _named(client: Client, name: str, params: Sequence[str]) -> tuple[dict[str, Any], set[Target]]:
+def _named(client: Client, name: str, params: Sequence[str]) -> Read:
     try:
         found = client.workflow(name)
     except NotFoundError as error:
@@ -77,11 +87,13 @@ def _named(client: Client, name: str, params: Sequence[str]) -> tuple[dict[str, 
             )
         values[which] = _value(parameter.kind, value)
     made = apply_values(
-        found.workflow, found.parameters, values, lambda low, high: low + secrets.randbelow(high - low + 1)
+        copy.deepcopy(found.workflow),  # --set changes it in place; what it was tells what was made of it
+        found.parameters,
+        values,
+        lambda low, high: low + secrets.randbelow(high - low + 1),
     )
-    return made.workflow, {
-        Target(target.node_id, target.input) for which in values for target in there[which].targets
-    }
+    kept = {Target(target.node_id, target.input) for which in values for target in there[which].targets}
+    return Read(made.workflow, kept, lambda graph: made_from(found, graph, values))
 
 
 def _value(kind: str, text: str) -> Any:

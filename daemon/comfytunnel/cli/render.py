@@ -207,7 +207,8 @@ def job_text(job: wire.Job, now: datetime) -> str:
 def _asked(generated: wire.Generated) -> str:
     """Return the name of a workflow and its values, on one line."""
     values = "".join(f"  {name}={json_text(value)[:VALUE_SHOWN]}" for name, value in generated.params.items())
-    return f"{generated.workflow or 'one without a name'}{values}"
+    changed = ", changed" if generated.changed else ""
+    return f"{generated.workflow or 'one without a name'}{changed}{values}"
 
 
 def time_lines(times: Sequence[wire.NodeTime]) -> list[str]:

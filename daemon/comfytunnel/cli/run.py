@@ -31,7 +31,7 @@ def run(
     pictures: str | None = None,
     **asked: Any,
 ) -> int:
-    """Submit all (`asked` as in Client.submit), follow them to their ends, tell the files. Returns the exit code."""
+    """Submit all (`asked` as in `_submit`), follow them to their ends, tell the files. Returns the exit code."""
 
     def tell(job: wire.Job, chosen: Mapping[str, Any]) -> None:
         if not as_json:
@@ -63,13 +63,15 @@ def _submit(
     client: Client,
     variants: Iterable[Variant],
     tell: Callable[[wire.Job, Mapping[str, Any]], None],
+    made_from: Callable[[Mapping[str, Any]], wire.GeneratedRequest] | None = None,
     **asked: Any,
 ) -> list[wire.Job]:
-    """Hand them over; `tell` hears of each at once, with what is its own in it. What ends it midway leaves those that were accepted, and says how many."""
+    """Hand them over, `asked` as in Client.submit; `made_from` as in reading.py; `tell` hears of each at once, with what is its own in it. What ends it midway leaves those that were accepted, and says how many."""
     jobs: list[wire.Job] = []
     try:
         for variant in variants:
-            job = client.submit(variant.workflow, **asked)
+            generated = made_from(variant.workflow) if made_from is not None else None
+            job = client.submit(variant.workflow, generated=generated, **asked)
             jobs.append(job)
             tell(job, variant.chosen)
     except (Error, KeyboardInterrupt):

@@ -114,9 +114,10 @@ def _command(told: str, *, waits: bool) -> Callable[..., None]:
             get_ready(output, pictures)
         client = connect()
         asked = Changes(sets or (), inputs or (), seed, repeat, vary or ())
-        graph, kept = read_workflow(client, workflow, tunnel, params or ())
-        variants = changed(client, graph, asked, kept)
+        read = read_workflow(client, workflow, tunnel, params or ())
+        variants = changed(client, read.workflow, asked, read.kept)
         terms = {
+            "made_from": read.made_from,
             "tunnel": tunnel,
             "label": label,
             "priority": priority,

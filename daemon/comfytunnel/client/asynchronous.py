@@ -89,10 +89,15 @@ class AsyncClient(AsyncPlainCalls):
         raise NotRunningError("The daemon has stopped while we waited.", hint=how_to_start(self.address))
 
     async def submit(
-        self, workflow: dict[str, Any], *, idempotency_key: str | None = None, **asked: Unpack[calls.Asked]
+        self,
+        workflow: dict[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        generated: wire.GeneratedRequest | None = None,
+        **asked: Unpack[calls.Asked],
     ) -> AsyncJob:
         """Hand over a workflow in API format and return the job: it is on disk then. As Client.submit."""
-        return await self._job(calls.submit(workflow, asked, idempotency_key))
+        return await self._job(calls.submit(workflow, asked, idempotency_key, generated))
 
     async def run(
         self,

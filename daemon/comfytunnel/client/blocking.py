@@ -89,15 +89,21 @@ class Client(PlainCalls):
         raise NotRunningError("The daemon has stopped while we waited.", hint=how_to_start(self.address))
 
     def submit(
-        self, workflow: dict[str, Any], *, idempotency_key: str | None = None, **asked: Unpack[calls.Asked]
+        self,
+        workflow: dict[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        generated: wire.GeneratedRequest | None = None,
+        **asked: Unpack[calls.Asked],
     ) -> Job:
         """Hand over a workflow in API format and return the job: it is on disk then. `asked`: see Asked. WorkflowError when it can never run,
-        RefusedError (`queue_full`, `queue_draining`) when nothing is taken now.
+        RefusedError (`queue_full`, `queue_draining`) when nothing is taken now. `generated`: the workflow with a name that you have made the graph from, and the
+        values; the job tells them. (`generate` does all that by itself.)
 
         After a NotRunningError it may have been accepted: with the same `idempotency_key` (any text of your own) a second submission within a day is
         refused, and UsageError.details["job_id"] is the first one's.
         """
-        return self._job(calls.submit(workflow, asked, idempotency_key))
+        return self._job(calls.submit(workflow, asked, idempotency_key, generated))
 
     def run(
         self,

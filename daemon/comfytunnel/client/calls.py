@@ -98,9 +98,15 @@ def reload() -> Call[dict[str, Any]]:
     return Call("POST", "/v1/reload", dict[str, Any])
 
 
-def submit(workflow: dict[str, Any], asked: Asked, key: str | None = None) -> Call[wire.Job]:
-    """`key`: an Idempotency-Key; a second submission with it is answered with the error `idempotency_key_reuse`."""
-    body = msgspec.json.encode(wire.JobRequest(workflow=workflow, comfytunnel=_extra(asked)))
+def submit(
+    workflow: dict[str, Any],
+    asked: Asked,
+    key: str | None = None,
+    generated: wire.GeneratedRequest | None = None,
+) -> Call[wire.Job]:
+    """`generated`: what the graph was made from, if that has a name. `key`: an Idempotency-Key; a second submission with it is answered with the error `idempotency_key_reuse`."""
+    extra = wire.SubmissionExtra(**_extra(asked), generated=generated)
+    body = msgspec.json.encode(wire.JobRequest(workflow=workflow, comfytunnel=extra))
     headers = {} if key is None else {"Idempotency-Key": key}
     return Call("POST", "/api/v2/jobs", wire.Job, body, headers)
 
@@ -114,7 +120,10 @@ def generate(
 ) -> Call[wire.Job]:
     """`images`: ids of assets. The answer does not wait for the job: a client follows it, which outlives a restart of the daemon."""
     request = wire.GenerateRequest(
-        workflow=workflow, params=dict(params or {}), images=dict(images), comfytunnel=_extra(asked)
+        workflow=workflow,
+        params=dict(params or {}),
+        images=dict(images),
+        comfytunnel=wire.JobRequestExtra(**_extra(asked)),
     )
     headers = {"Idempotency-Key": key}
     return Call("POST", "/api/generate", wire.Job, msgspec.json.encode(request), headers)
@@ -207,11 +216,11 @@ def job_events(job_id: str) -> Call[bytes]:
     return Call("GET", f"/api/v2/jobs/{_part(job_id)}/events", bytes)
 
 
-def _extra(asked: Asked) -> wire.JobRequestExtra:
+def _extra(asked: Asked) -> dict[str, Any]:
     rest: dict[str, Any] = {**asked}
     url, secret = rest.pop("webhook", None), rest.pop("webhook_secret", None)
     hook = None if url is None else wire.WebhookRequest(url=url, secret=secret)
-    return wire.JobRequestExtra(webhook=hook, **rest)
+    return {**rest, "webhook": hook}
 
 
 def _query(**asked: object) -> str:

@@ -122,10 +122,12 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Generated(msgspec.Struct, frozen=True):
-    """What a job was made from: the name of a workflow, None for a graph that was sent, and what was asked for, by parameter."""
+    """What a job was made from: the name of a workflow, None for a graph that was sent, and what was asked for, by parameter. `changed`: its graph is another
+    one than they make."""
 
     workflow: str | None
     params: dict[str, Any] = {}
+    changed: bool = False
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

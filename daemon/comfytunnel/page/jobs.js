@@ -93,12 +93,12 @@ export function settingsIn(graph) {
   return found.slice(0, 20);
 }
 
-/** The same once more, with every seed drawn anew: by the name of its workflow where that still takes these values, else by its graph. */
+/** The same once more, with every seed drawn anew: by the name of its workflow where that still takes these values and they are all there is to it, else by its graph. */
 export async function again(job) {
   const { label, generated, tunnel } = job.comfytunnel;
   const tunnels = Object.keys(model.status?.tunnels ?? {});
   const info = infoOf(job);
-  const known = info && !info.problem && Object.keys(generated.params).every(name => info.parameters.some(parameter => parameter.name === name));
+  const known = info && !info.problem && !generated.changed && Object.keys(generated.params).every(name => info.parameters.some(parameter => parameter.name === name));
   const params = known ? Object.fromEntries(settings(job).filter(({ kind }) => kind !== "seed").map(({ name, value }) => [name, value])) : {};
   const comfytunnel = { ...(label ? { label } : {}), ...(tunnels.length > 1 && tunnels.includes(tunnel) ? { tunnel } : {}) };
   return act(async () => post("/api/generate", { workflow: known ? info.name : await graphOf(job), params, comfytunnel }));

@@ -1,19 +1,20 @@
 """Values for a workflow's parameters: judged, the seeds drawn, and put into the graph. Pure but for the number that the caller draws.
 
-What is refused names the parameter and, where there is one, what may have been meant. A picture's value is not judged here: what a caller may name
+And the way back: what a graph was made from. What is refused names the parameter and, where there is one, what may have been meant. A picture's value is not judged here: what a caller may name
 as a picture is the API's business, and comes as the value that the node is to get.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from comfytunnel.errors import UsageError
 from comfytunnel.printable import printable
-from comfytunnel.wireworkflows import Parameter
+from comfytunnel.wirejobs import GeneratedRequest
+from comfytunnel.wireworkflows import Parameter, Target, Workflow
 from comfytunnel.workflow.close import close_matches
 from comfytunnel.workflow.parameters import MAX_TEXT, MAX_WHOLE
 
@@ -49,6 +50,51 @@ def apply_values(
             high = MAX_WHOLE if parameter.max is None else int(parameter.max)
             params[name] = draw(low, max(low, min(high, DRAWN_MOST)))
     return Applied(with_values(workflow, [(there[name], value) for name, value in params.items()]), params)
+
+
+def made_from(kept: Workflow, graph: Mapping[str, Any], asked: Collection[str]) -> GeneratedRequest:
+    """What `graph` was made from, when it began as that workflow and its values may have been changed in any way since. Its `params` are the values in it of the
+    parameters that were `asked` for, of seeds, and of all that differ from the workflow's."""
+    params: dict[str, Any] = {}
+    again = []
+    for parameter in kept.parameters:
+        first, *others = (_at(graph, target) for target in parameter.targets)
+        value = first["info"].get("id") if _is_file(first) else first
+        if any(each != first for each in others) or not _is_plain(value):
+            continue  # no one value says it
+        if parameter.name in asked or parameter.kind == "seed" or value != parameter.default:
+            params[parameter.name] = value
+            if _may_be_asked(parameter, first):
+                again.append((parameter, first))
+    changed = with_values(kept.workflow or {}, again) != graph
+    return GeneratedRequest(workflow=kept.name, params=params, changed=changed)
+
+
+def _at(graph: Mapping[str, Any], target: Target) -> Any:
+    return graph[target.node_id].get("inputs", {}).get(target.input)
+
+
+def _is_file(value: Any) -> bool:
+    """Whether it means an uploaded file, as select.py and the API write that."""
+    return isinstance(value, dict) and isinstance(value.get("info"), dict)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it can be told of a parameter; a link, or a number that a browser would not read exactly, cannot."""
+    if isinstance(value, int | float):
+        return -MAX_WHOLE <= value <= MAX_WHOLE
+    return isinstance(value, str) and len(value) <= MAX_TEXT
+
+
+def _may_be_asked(parameter: Parameter, value: Any) -> bool:
+    """Whether POST /api/generate would put it there: a picture that only ComfyUI has it takes for the workflow's own alone."""
+    if parameter.kind == "image":
+        return _is_file(value) or value == parameter.default
+    try:
+        checked(parameter, value)
+    except UsageError:
+        return False
+    return True
 
 
 def with_values(workflow: Mapping[str, Any], values: Iterable[tuple[Parameter, Any]]) -> dict[str, Any]:
