@@ -7,21 +7,22 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from comfytunnel import wire
-from comfytunnel.comfy.health import Report, State
+from comfytunnel.comfy.health import Report
 from comfytunnel.jobs.model import Waits
 from comfytunnel.tunnel.bound import Doorway
 from comfytunnel.tunnel.door import Door
 from comfytunnel.tunnel.machine import ALIVE, PAUSED
 from comfytunnel.tunnel.outages import Ledger
 from comfytunnel.tunnel.state import Cause, Code, Phase, Tunnel
+from comfytunnel.words import Action, ComfyState
 
 COMFYUI = {
-    State.UNKNOWN: "The tunnel is up; ComfyUI has not been asked yet.",
-    State.STARTING: "The tunnel is up; ComfyUI is still starting. A new instance provisions for minutes.",
-    State.DOWN: "The tunnel is up, but ComfyUI does not answer.",
-    State.WRONG_PORT: "What answers on the remote port is not ComfyUI.",
-    State.ERROR: "ComfyUI answers with errors.",
-    State.SERVING: "ComfyUI serves.",
+    ComfyState.UNKNOWN: "The tunnel is up; ComfyUI has not been asked yet.",
+    ComfyState.STARTING: "The tunnel is up; ComfyUI is still starting. A new instance provisions for minutes.",
+    ComfyState.DOWN: "The tunnel is up, but ComfyUI does not answer.",
+    ComfyState.WRONG_PORT: "What answers on the remote port is not ComfyUI.",
+    ComfyState.ERROR: "ComfyUI answers with errors.",
+    ComfyState.SERVING: "ComfyUI serves.",
 }
 
 
@@ -100,9 +101,9 @@ _COUNTED = ("links", "callers", "lost", "refused", "bytes_in", "bytes_out")
 
 def _next(record: Tunnel, why: Cause | None, now: float) -> wire.Next | None:
     if record.phase in PAUSED and record.until is not None:
-        return wire.Next("connect", datetime.now(UTC) + timedelta(seconds=record.until - now))
+        return wire.Next(Action.CONNECT, datetime.now(UTC) + timedelta(seconds=record.until - now))
     if record.phase is Phase.CONNECTING:
-        return wire.Next("connect")
+        return wire.Next(Action.CONNECT)
     if record.phase is Phase.DOUBTFUL:
-        return wire.Next("ask")
-    return wire.Next("bind") if why is not None and why.code is Code.PORT_IN_USE else None
+        return wire.Next(Action.ASK)
+    return wire.Next(Action.BIND) if why is not None and why.code is Code.PORT_IN_USE else None

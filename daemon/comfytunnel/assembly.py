@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from comfytunnel import announced, wire
-from comfytunnel.comfy.health import Health, State
+from comfytunnel.comfy.health import Health
 from comfytunnel.config import TunnelConfig
 from comfytunnel.feed import Feed
 from comfytunnel.history import on_wire
@@ -41,6 +41,7 @@ from comfytunnel.tunnel.state import (
     Woke,
 )
 from comfytunnel.tunnel.trust import trust
+from comfytunnel.words import ComfyState
 
 if TYPE_CHECKING:
     from comfytunnel.doctor.road import Patient
@@ -157,7 +158,7 @@ class Assembly:
     def demand(self, waiting: bool) -> None:
         """Jobs want this tunnel, or not any more. It is said at each change of their number: while ComfyUI serves only the first is a reason to look."""
         self._driver.demand("jobs", waiting)
-        if waiting and not (self._wanted and self._health.state.value.state is State.SERVING):
+        if waiting and not (self._wanted and self._health.state.value.state is ComfyState.SERVING):
             self._health.poke()
         self._wanted = waiting
 
@@ -251,7 +252,7 @@ class Assembly:
         # The client calls the first address: one that is not bound yet may turn out to be another program's.
         ours = doorway.cause is None and str(self.config.listen[0]) in doorway.listening
         self._link.set(tunnel.link if tunnel.phase in ALIVE and ours else None)
-        serving = self._link.value is not None and self._health.state.value.state is State.SERVING
+        serving = self._link.value is not None and self._health.state.value.state is ComfyState.SERVING
         why_not = None if serving else announced.waits(tunnel, doorway, self._health.state.value)
         self._place.gate.set(Gate(self._link.value, serving, why_not))
         self._on_change()

@@ -23,6 +23,7 @@ from comfytunnel.jobs.model import Waits
 from comfytunnel.jobs.scheduler import Gate, Place, Scheduler
 from comfytunnel.tunnel.listeners import Listeners
 from comfytunnel.watch.world import World
+from comfytunnel.words import Action
 
 if TYPE_CHECKING:
     from comfytunnel.assembly import Assembly
@@ -73,7 +74,7 @@ class Roster:
             phase="connecting",
             since=self._started,
             cause=None,
-            next=wire.Next("connect"),
+            next=wire.Next(Action.CONNECT),
             comfyui=wire.ComfyUI(),
             rtt_ms=None,
             listen=[],

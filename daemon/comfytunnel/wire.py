@@ -9,7 +9,7 @@ daemon. Those of jobs and files stand in wirejobs.py, of workflows in wireworkfl
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 
@@ -20,7 +20,6 @@ from comfytunnel.wireasked import OutagesQuery as OutagesQuery
 from comfytunnel.wireasked import RemoveQuery as RemoveQuery
 from comfytunnel.wirecause import Cause as Cause
 from comfytunnel.wirejobs import NEVER as NEVER
-from comfytunnel.wirejobs import TERMINAL as TERMINAL
 from comfytunnel.wirejobs import Asset as Asset
 from comfytunnel.wirejobs import AssetExtra as AssetExtra
 from comfytunnel.wirejobs import FromHash as FromHash
@@ -59,22 +58,34 @@ from comfytunnel.wireworkflows import Target as Target
 from comfytunnel.wireworkflows import Workflow as Workflow
 from comfytunnel.wireworkflows import WorkflowInfo as WorkflowInfo
 from comfytunnel.wireworkflows import WorkflowList as WorkflowList
+from comfytunnel.words import TERMINAL as TERMINAL
+from comfytunnel.words import (
+    Action,
+    AgentSource,
+    ComfyState,
+    HostKeyStatus,
+    Phase,
+    Result,
+    Sign,
+    Step,
+    one_of,
+)
 
 SERVER = "comfytunnel/"
 """What the header `Server` of every answer begins with; the daemon's version follows."""
 
 
 class Next(msgspec.Struct, frozen=True):
-    """What the daemon does next by itself (`connect`, `ask`, `bind`), and when; `at` null means now or when it is needed."""
+    """What the daemon does next by itself and when; `at` null means now or when it is needed."""
 
-    action: str
+    action: Annotated[str, one_of(*Action)]
     at: datetime | None = None
 
 
 class ComfyUI(msgspec.Struct, frozen=True):
-    """`state`: serving, starting, down, wrong_port, error, unknown. `queue`: prompts running and pending there."""
+    """`queue`: prompts running and pending there."""
 
-    state: str = "unknown"
+    state: Annotated[str, one_of(*ComfyState)] = "unknown"
     version: str | None = None
     queue: int | None = None
     since: datetime | None = None
@@ -115,7 +126,7 @@ class Counters(msgspec.Struct, frozen=True):
 class Outage(msgspec.Struct, frozen=True, kw_only=True):
     """A time without a link that was wanted. `ended` null: it goes on.
 
-    `detected_by`: closed, question, wake, route, address_gone, sleep, try. `detect_seconds`: from the last sign of life until we
+    `detect_seconds`: from the last sign of life until we
     knew; `recover_seconds`: from there until the next link, null if it ended otherwise or goes on; `seconds`: all of it. They are
     seconds in which the machine was awake. `held`, `lost`: callers that had to wait, and that lost their connection.
     """
@@ -125,7 +136,7 @@ class Outage(msgspec.Struct, frozen=True, kw_only=True):
     ended: datetime | None
     cause: Cause
     last_failure: Cause | None = None
-    detected_by: str
+    detected_by: Annotated[str, one_of(*Sign)]
     detect_seconds: float
     recover_seconds: float | None
     seconds: float
@@ -139,9 +150,7 @@ class OutageList(msgspec.Struct, frozen=True):
 
 
 class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
-    """`phase`: down, offline, connecting, up, doubtful, waiting, halted."""
-
-    phase: str
+    phase: Annotated[str, one_of(*Phase)]
     since: datetime
     cause: Cause | None
     next: Next | None
@@ -215,12 +224,11 @@ class TrustRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Trust(msgspec.Struct, frozen=True, kw_only=True):
-    """`host` is the name in `known_hosts`, `known` what that file held for it before. `status` of the offered key: trusted, changed,
-    unknown, revoked. `backup`: the file as it was, if lines were taken out of it."""
+    """`host` is the name in `known_hosts`, `known` what that file held for it before. `status` of the offered key. `backup`: the file as it was, if lines were taken out of it."""
 
     host: str
     known_hosts: str
-    status: str
+    status: Annotated[str, one_of(*get_args(HostKeyStatus))]
     known: list[HostKey]
     offered: HostKey
     replaced: bool = False
@@ -236,21 +244,21 @@ class TunnelEvent(msgspec.Struct, frozen=True):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One step of the road. `result`: pass, fail, skip. `hint`: the next step for a person, also of a pass that is not all well."""
+    """One step of the road. `hint`: the next step for a person, also of a pass that is not all well."""
 
-    step: str
-    result: str
+    step: Annotated[str, one_of(*get_args(Step))]
+    result: Annotated[str, one_of(*get_args(Result))]
     seconds: float
     detail: str = ""
     hint: str = ""
 
 
 class Agent(msgspec.Struct, frozen=True):
-    """The SSH agent as the daemon sees it. `socket` null: none. `source`, who named it: config, ssh_config, environment, or "".
+    """The SSH agent as the daemon sees it. `socket` null: none. `source`: who named it.
     `keys` null: it could not be asked."""
 
     socket: str | None = None
-    source: str = ""
+    source: Annotated[str, one_of(*get_args(AgentSource))] = ""
     keys: int | None = None
 
 
@@ -259,8 +267,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     first step that fails. `banner`: what the host said last before authentication."""
 
     tunnel: str | None = None
-    phase: str | None = None
-    broken: str | None = None
+    phase: Annotated[str, one_of(*Phase)] | None = None
+    broken: Annotated[str, one_of(*get_args(Step))] | None = None
     steps: list[Check] = []
     server_version: str | None = None
     banner: str | None = None

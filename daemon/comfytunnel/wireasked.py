@@ -6,9 +6,11 @@ Part of wire.py, which passes every name on: readers import them from there. Not
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
+
+from comfytunnel.words import Status
 
 Sought = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 """A text that is looked for."""
@@ -17,9 +19,7 @@ Sought = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 class JobsQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which jobs to list. `prefix`: what the id begins with; `label`: what stands in the label; `since`: when they were submitted, at the earliest; `cursor`: the `next_cursor` of the page before."""
 
-    status: Literal["queued", "running", "canceling", "succeeded", "failed", "canceled", "expired"] | None = (
-        None
-    )
+    status: Status | None = None
     prefix: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f-]{4,36}$")] | None = None
     label: Sought | None = None
     tunnel: Sought | None = None

@@ -6,16 +6,14 @@ Part of wire.py, which passes every name on: readers import them from there. The
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
+from comfytunnel.words import DRAINED, MESSAGES, HookState, Mode, OutputKind, Status, one_of
+
 NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """`expires_at` of what is kept for ever."""
-
-TERMINAL = frozenset({"succeeded", "canceled", "failed", "expired"})
-"""The statuses that a job never leaves."""
-
 
 Priority = Annotated[int, msgspec.Meta(ge=-1000, le=1000)]
 """Higher runs earlier."""
@@ -64,11 +62,11 @@ class OutputExtra(msgspec.Struct, frozen=True):
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
-    """`type`: image, video, audio, text, file, latent. `id` is an asset's."""
+    """`id` is an asset's."""
 
     node_id: str
     name: str
-    type: str
+    type: Annotated[str, one_of(*get_args(OutputKind))]
     content_type: str
     size_bytes: int
     id: str
@@ -139,11 +137,10 @@ class WaitsFor(msgspec.Struct, frozen=True):
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
-    """What has become of a job's webhook. `target`: where it goes, without path and query. `state`: waiting (for the job's end), pending, delivered,
-    failed (given up). `last_error`: what the last attempt that failed came to; `next_at`: when it is tried again."""
+    """What has become of a job's webhook. `target`: where it goes, without path and query. `state`: `waiting` is for the job's end, `failed` is given up. `last_error`: what the last attempt that failed came to; `next_at`: when it is tried again."""
 
     target: str
-    state: str
+    state: Annotated[str, one_of(*get_args(HookState))]
     attempts: int = 0
     delivered_at: datetime | None = None
     last_error: str | None = None
@@ -201,10 +198,8 @@ class JobExtra(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """`status`: queued, running, succeeded, canceling, canceled, failed, expired."""
-
     id: str
-    status: str
+    status: Annotated[str, one_of(*Status)]
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
@@ -243,7 +238,7 @@ class StatusExtra(msgspec.Struct, frozen=True):
 class StatusEvent(msgspec.Struct, frozen=True):
     """SSE `status` under /api/v2."""
 
-    status: str
+    status: Annotated[str, one_of(*Status)]
     queue_position: int | None = None
     comfytunnel: StatusExtra | None = None
 
@@ -257,9 +252,9 @@ class PreviewEvent(msgspec.Struct, frozen=True):
 
 
 class WebhookMessage(msgspec.Struct, frozen=True):
-    """What the receiver of a webhook gets. `type`: job.succeeded, job.failed, job.canceled, job.expired; `timestamp`: the job's end."""
+    """What the receiver of a webhook gets. `timestamp`: the job's end."""
 
-    type: str
+    type: Annotated[str, one_of(*MESSAGES)]
     timestamp: datetime | None
     data: Job
 
@@ -319,9 +314,9 @@ class MoveRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """`state`: open, paused, draining, drained. `waiting`: jobs in line; `on_server`: jobs that a ComfyUI has, or whose outputs come home."""
+    """`waiting`: jobs in line; `on_server`: jobs that a ComfyUI has, or whose outputs come home."""
 
-    state: str
+    state: Annotated[str, one_of(*Mode, DRAINED)]
     since: datetime
     waiting: int
     on_server: int

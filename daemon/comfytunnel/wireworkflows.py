@@ -5,12 +5,13 @@ Part of wire.py, which passes every name on: readers import them from there. Not
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 
 from comfytunnel.wirecause import Cause
 from comfytunnel.wirejobs import JobRequestExtra
+from comfytunnel.words import ParameterKind, one_of
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -23,13 +24,12 @@ class Target(msgspec.Struct, frozen=True):
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     """What a person may set in a workflow: one value, which goes to every target.
 
-    `name` is unique in the workflow and stays the same from call to call; `label` is for people. `kind`: text, integer, number, seed,
-    choice, boolean, image. `default`: what stands in the workflow (of an image its file's name there). `min`, `max`, `step`: of a number, null where
+    `name` is unique in the workflow and stays the same from call to call; `label` is for people. `default`: what stands in the workflow (of an image its file's name there). `min`, `max`, `step`: of a number, null where
     none is known; `choices`: of a choice. `multiline`: of a text. `hidden`: a form need not show it; it may be set all the same.
     """
 
     name: str
-    kind: str
+    kind: Annotated[str, one_of(*get_args(ParameterKind))]
     label: str
     targets: list[Target]
     default: Any = None

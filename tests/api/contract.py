@@ -63,6 +63,11 @@ def knows(method: str, route: str) -> bool:
     return method.lower() in _contract()["paths"].get(route, {})
 
 
+def words(name: str) -> set[str]:
+    """The closed list of a schema of the contract."""
+    return set(_contract()["components"]["schemas"][name]["enum"])
+
+
 def allows(method: str, route: str, status: int) -> bool:
     """Whether the contract knows this status of this route."""
     return str(status) in _contract()["paths"][route][method.lower()]["responses"]

@@ -6,12 +6,14 @@ import asyncio
 import re
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
-from comfytunnel import errors
+from comfytunnel import errors, wire, words
 from comfytunnel.api.answers import STATUS
+from comfytunnel.api.openapi import document
 from comfytunnel.api.routes import ROUTES
 from tests.api.conftest import SAMPLED, Api
 
@@ -30,6 +32,25 @@ def test_the_documented_routes_are_the_route_table_in_both_directions() -> None:
 def test_the_documented_codes_are_the_status_table_in_both_directions() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| \S", TEXT, re.MULTILINE)
     assert {code: int(status) for code, status in rows} == STATUS
+
+
+def test_each_closed_list_of_words_is_told_whole_and_no_word_that_nobody_says() -> None:
+    """`"phase": "down|offline|..."`, wherever a shape is shown; the doctor's steps in a sentence, in their order."""
+    said: dict[str, set[frozenset[str]]] = {}
+    for schema in document(ROUTES)["components"]["schemas"].values():
+        for name, told in schema.get("properties", {}).items():
+            for each in (told, *told.get("anyOf", ())):
+                if len(each.get("enum", ())) > 1:
+                    said.setdefault(name, set()).add(frozenset(each["enum"]))
+    shown: dict[str, set[frozenset[str]]] = {}
+    for name, list_ in re.findall(r'"(\w+)": (?:null \| )?"([a-z_.]+(?:\|[a-z_.]*)+)"', TEXT):
+        shown.setdefault(name, set()).add(frozenset(list_.split("|")))
+    steps = re.search(r"STEP is, in this order: ([^;]*);", TEXT)
+    assert steps is not None
+    assert tuple(re.findall(r"`(\w+)`", steps[1])) == get_args(words.Step)
+    in_sentences = {"step", "broken", "to"}  # the steps, and where a job may be moved
+    assert shown == {name: lists for name, lists in said.items() if name not in in_sentences}
+    assert wire.JobCounts.__struct_fields__ == tuple(words.Status)
 
 
 def test_every_error_that_the_rooms_raise_has_a_status() -> None:

@@ -8,8 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from comfytunnel import wire
 from comfytunnel.api import metrics
 from comfytunnel.api.tunnels import snapshot
-from comfytunnel.comfy.health import State
-from comfytunnel.tunnel.state import Phase
+from comfytunnel.words import ComfyState, Phase
 from tests.api.conftest import Api, a_tunnel
 
 COUNTERS = wire.Counters(
@@ -59,14 +58,12 @@ async def test_every_number_of_a_tunnel_is_there_in_base_units(api: Api) -> None
 
 
 async def test_a_tunnel_is_in_one_phase_and_comfyui_in_one_state(api: Api) -> None:
-    assert set(metrics.PHASES) == {phase.value for phase in Phase}
-    assert set(metrics.COMFYUI) == {state.value for state in State}
     api.tunnels.set("default", phase="doubtful", comfyui=wire.ComfyUI("starting"))
     found = samples(metrics.text(await snapshot(api.context)))
     phases = {labels[1]: value for (name, labels), value in found.items() if name == "phase"}
     states = {labels[1]: value for (name, labels), value in found.items() if name == "comfyui_state"}
-    assert phases == {phase: float(phase == "doubtful") for phase in metrics.PHASES}
-    assert states == {state: float(state == "starting") for state in metrics.COMFYUI}
+    assert phases == {phase: float(phase == "doubtful") for phase in Phase}
+    assert states == {state: float(state == "starting") for state in ComfyState}
 
 
 async def test_jobs_are_counted_by_status_and_the_absent_ones_are_zero(api: Api) -> None:

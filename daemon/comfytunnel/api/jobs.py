@@ -99,7 +99,7 @@ async def listing(request: web.Request) -> web.Response:
     if labels:
         return answer(wire.JobList([], None))
     found, following = await its.store.listing(
-        status=Status(asked.status) if asked.status else None,
+        status=asked.status,
         prefix=asked.prefix,
         label=asked.label,
         tunnel=asked.tunnel,

@@ -13,10 +13,9 @@ from aiohttp import web
 from comfytunnel import wire
 from comfytunnel.api.context import context
 from comfytunnel.api.tunnels import snapshot
+from comfytunnel.words import ComfyState, Phase
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PHASES = ("down", "offline", "connecting", "up", "doubtful", "waiting", "halted")
-COMFYUI = ("unknown", "starting", "serving", "down", "wrong_port", "error")
 
 Labels = dict[str, str]
 Samples = Iterable[tuple[Labels, float | None]]
@@ -50,13 +49,13 @@ def _families(status: wire.Status) -> Iterable[tuple[str, str, str, Samples]]:
         "phase",
         "gauge",
         "1 for the phase that the tunnel is in.",
-        one_of("phase", PHASES, lambda t: t.phase),
+        one_of("phase", Phase, lambda t: t.phase),
     )
     yield (
         "comfyui_state",
         "gauge",
         "1 for the state that ComfyUI is in.",
-        one_of("state", COMFYUI, lambda t: t.comfyui.state),
+        one_of("state", ComfyState, lambda t: t.comfyui.state),
     )
     yield "comfyui_queue", "gauge", "Prompts that run and wait in ComfyUI.", each(lambda t: t.comfyui.queue)
     yield (

@@ -92,10 +92,11 @@ def _parameters(route: Route) -> Iterator[dict[str, Any]]:
     for name in re.findall(r"\{(\w+)\}", route.path):
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     if route.query is not None:
-        [whole] = msgspec.json.schema(route.query)["$defs"].values()
+        shapes = msgspec.json.schema(route.query)["$defs"]
+        whole = shapes.pop(route.query.__name__)
         for name, schema in whole["properties"].items():
             needed = name in whole.get("required", ())
-            yield {"name": name, "in": "query", "required": needed, "schema": _in_text(schema)}
+            yield {"name": name, "in": "query", "required": needed, "schema": _in_text(schema, shapes)}
     for name in route.headers:
         yield {
             "name": name,
@@ -108,13 +109,19 @@ def _parameters(route: Route) -> Iterator[dict[str, Any]]:
         yield {"name": "Last-Event-ID", "in": "header", "required": False, "schema": number}
 
 
-def _in_text(schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter that is left out is null here; no text says so."""
+def _in_text(schema: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
+    """A parameter that is left out is null here; no text says so. `shapes`: what a schema may point to."""
     said = {key: value for key, value in schema.items() if (key, value) != ("default", None)}
     choices = [choice for choice in said.get("anyOf", ()) if choice != {"type": "null"}]
     if "enum" in said:
         said["enum"] = [value for value in said["enum"] if value is not None]
-    return choices[0] if len(choices) == 1 else said
+    only = choices[0] if len(choices) == 1 else said
+    return {"type": "string", "enum": shapes[name]["enum"]} if (name := _pointed_to(only)) else only
+
+
+def _pointed_to(schema: dict[str, Any]) -> str:
+    """The name of what a schema points to, "" if it says all by itself."""
+    return str(schema.get("$ref", "")).rpartition("/")[2]
 
 
 def _answer(kind: Any, schema_of: dict[Any, Any]) -> dict[str, Any]:

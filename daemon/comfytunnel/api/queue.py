@@ -15,6 +15,7 @@ from comfytunnel.api.jobs import find, view
 from comfytunnel.errors import RefusedError, UsageError
 from comfytunnel.jobs.model import Job, Mode
 from comfytunnel.jobs.retention import forget
+from comfytunnel.words import DRAINED
 
 
 async def show(request: web.Request) -> web.Response:
@@ -41,7 +42,7 @@ async def _set(request: web.Request, mode: Mode) -> web.Response:
 async def state(its: Context) -> wire.Queue:
     """Return the queue as it is now. `drained` is what a drain comes to, and holds until the queue is resumed."""
     queue, on_server = its.scheduler.queue.value, await its.store.on_server()
-    shown = "drained" if queue.mode is Mode.DRAINING and not on_server else queue.mode.value
+    shown = DRAINED if queue.mode is Mode.DRAINING and not on_server else queue.mode.value
     return wire.Queue(state=shown, since=queue.since, waiting=await its.store.in_line(), on_server=on_server)
 
 

@@ -24,6 +24,7 @@ from comfytunnel.api.tunnels import all_tunnels, snapshot
 from comfytunnel.errors import RefusedError, UsageError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.model import Job
+from comfytunnel.words import DRAINED, Mode
 
 KEEPALIVE = 15.0  # seconds between two comments on a quiet stream
 LIVE_PAUSE = 0.5  # seconds between two progress events of one job; the contract says about two a second
@@ -175,7 +176,7 @@ async def _queue_changed(its: Context, told: wire.Queue | None) -> bool:
     """Whether the queue was paused, drained or resumed since, or a drain has come to its end."""
     if told is None or told.since != its.scheduler.queue.value.since:
         return True
-    return told.state == "draining" and (await queue.state(its)).state == "drained"
+    return told.state == Mode.DRAINING and (await queue.state(its)).state == DRAINED
 
 
 async def _tell_outages(stream: Stream, its: Context, seen: int) -> int:

@@ -14,6 +14,7 @@ from comfytunnel.errors import RefusedError
 from comfytunnel.jobs import webhooks
 from comfytunnel.jobs.hookpost import check_socket
 from comfytunnel.jobs.model import Hook, Webhook
+from comfytunnel.words import HookState
 
 
 def read(request: web.Request, asked: wire.WebhookRequest | None) -> Webhook | None:
@@ -42,6 +43,7 @@ def show(job_ended: bool, hook: Hook | None) -> wire.Webhook | None:
     """Return what has become of a job's webhook."""
     if hook is None:
         return None
+    state: HookState
     if hook.delivered_at is not None:
         state = "delivered"
     elif hook.gave_up_at is not None:

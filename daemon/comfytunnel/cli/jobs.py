@@ -16,8 +16,9 @@ from comfytunnel.cli.daemons import connect
 from comfytunnel.cli.words import PICTURES, beginning, choose, moment, offering, whole_id
 from comfytunnel.client.calls import Filters
 from comfytunnel.printable import printable
+from comfytunnel.words import Status
 
-STATUSES = ("queued", "running", "canceling", "succeeded", "failed", "canceled", "expired")
+STATUSES = tuple(Status)
 SHOWN = 20  # jobs that are listed unless more are asked for
 
 app = typer.Typer(

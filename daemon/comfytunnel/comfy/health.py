@@ -13,13 +13,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 
 import structlog
 
 from comfytunnel.comfy.client import Client
 from comfytunnel.comfy.errors import Ambiguous, ComfyError, NotComfyUI, Unreachable
 from comfytunnel.feed import Feed
+from comfytunnel.words import ComfyState
 
 BUSY_INTERVAL = 10.0
 IDLE_INTERVAL = 60.0
@@ -32,41 +32,32 @@ POKE_PAUSE = 0.2
 """Seconds between two questions at least, however often it is poked."""
 
 
-class State(StrEnum):
-    UNKNOWN = "unknown"
-    STARTING = "starting"
-    SERVING = "serving"
-    DOWN = "down"
-    WRONG_PORT = "wrong_port"
-    ERROR = "error"
-
-
 @dataclass(frozen=True, slots=True)
 class Report:
     """`detail`: what was seen, fit to be shown. `queue`: running and pending prompts there. `since`: of this state."""
 
-    state: State = State.UNKNOWN
+    state: ComfyState = ComfyState.UNKNOWN
     version: str | None = None
     queue: int | None = None
     detail: str | None = None
     since: datetime | None = None
 
 
-def classify(seen: ComfyError | None, *, served: bool, waited: float) -> tuple[State, str | None]:
+def classify(seen: ComfyError | None, *, served: bool, waited: float) -> tuple[ComfyState, str | None]:
     """What one question says. `seen` is None for a good answer; `served`: it has served through this link; `waited`: seconds
     since the link came up."""
     if seen is None:
-        return State.SERVING, None
+        return ComfyState.SERVING, None
     if isinstance(seen, NotComfyUI):
-        return State.WRONG_PORT, seen.message
+        return ComfyState.WRONG_PORT, seen.message
     if isinstance(seen, Ambiguous) and seen.status is not None and seen.status != 503:
-        return State.ERROR, seen.message
+        return ComfyState.ERROR, seen.message
     if isinstance(seen, Ambiguous) and seen.silent:
-        return State.DOWN, "ComfyUI takes connections and does not answer within 10 s"
+        return ComfyState.DOWN, "ComfyUI takes connections and does not answer within 10 s"
     if isinstance(seen, Ambiguous | Unreachable):
         young = not served and waited < STARTING_LIMIT
-        return (State.STARTING if young else State.DOWN), seen.message
-    return State.ERROR, seen.message
+        return (ComfyState.STARTING if young else ComfyState.DOWN), seen.message
+    return ComfyState.ERROR, seen.message
 
 
 class Health:
@@ -122,7 +113,7 @@ class Health:
             report = await self._ask(served=served, waited=clock() - up_since)
             if self._link.value != link:
                 return  # the answer is about a link that is gone
-            served = served or report.state is State.SERVING
+            served = served or report.state is ComfyState.SERVING
             self._tell(report)
             await asyncio.sleep(POKE_PAUSE)
             try:
@@ -142,9 +133,9 @@ class Health:
         state, detail = classify(seen, served=served, waited=waited)
         return Report(state, version, queue, detail)
 
-    def _interval(self, state: State) -> float:
+    def _interval(self, state: ComfyState) -> float:
         busy = self._busy()
-        if state is State.SERVING:
+        if state is ComfyState.SERVING:
             return BUSY_INTERVAL if busy else IDLE_INTERVAL
         return IMPATIENT_INTERVAL if busy else BUSY_INTERVAL
 

@@ -15,6 +15,7 @@ from comfytunnel.errors import Error
 from comfytunnel.tunnel.link import TEXT_LIMIT, LinkError
 from comfytunnel.tunnel.state import MEANINGS, Code
 from comfytunnel.tunnel.witness import Witness, cause_of
+from comfytunnel.words import Result
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +47,8 @@ class Chain:
     async def step(self, name: str, check: Callable[[], Awaitable[Words]], *needs: str) -> None:
         """`check` returns its words, with a hint if not all is well; what it raises becomes a finding."""
         loop = asyncio.get_running_loop()
-        began, result, detail, hint = loop.time(), "fail", "", ""
+        began, detail, hint = loop.time(), "", ""
+        result: Result = "fail"
         deadline = min(STEP_DEADLINE, self._end - began)
         missing = next((need for need in needs if need in self.blocked), None)
         try:

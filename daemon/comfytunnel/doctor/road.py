@@ -13,6 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 from uuid import uuid4
 
 from comfytunnel import wire
@@ -32,10 +33,9 @@ from comfytunnel.tunnel.look import host_key
 from comfytunnel.tunnel.offer import Offer, offer
 from comfytunnel.tunnel.state import Cause, Code, Phase
 from comfytunnel.tunnel.target import Survey, Target
+from comfytunnel.words import Step
 
-STEPS = (
-    "config", "key", "dns", "tcp", "banner", "host_key", "authentication", "channel", "comfyui", "websocket", "disk",
-)  # fmt: skip
+STEPS = get_args(Step)
 SETTLE = 4.0  # seconds for a link that is just being made or doubted: its end is worth more than a second try beside it
 ANSWER_DEADLINE = (
     5.0  # seconds for the live link, and for a websocket's first word; both take a round trip or two

@@ -22,33 +22,16 @@ from typing import Any, TypedDict
 
 import msgspec
 
+from comfytunnel.words import TERMINAL as TERMINAL
+from comfytunnel.words import Mode as Mode
+from comfytunnel.words import Status as Status
+
 MAX_LOSSES = 2
 """A job that ComfyUI has provably lost this often is queued again each time; the next loss fails it, because a workflow
 that takes the server down would do so for ever."""
 
 MAX_REFUSALS = 3
 """POSTs answered 500 that left nothing behind: a bug of the server or of the workflow, not of the road."""
-
-
-class Status(StrEnum):
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    CANCELING = "canceling"
-    CANCELED = "canceled"
-    FAILED = "failed"
-    EXPIRED = "expired"
-
-
-TERMINAL = frozenset({Status.SUCCEEDED, Status.CANCELED, Status.FAILED, Status.EXPIRED})
-
-
-class Mode(StrEnum):
-    """What the queue as a whole does. `paused`: nothing more is given to ComfyUI. `draining`: nor is anything more accepted."""
-
-    OPEN = "open"
-    PAUSED = "paused"
-    DRAINING = "draining"
 
 
 class Queue(msgspec.Struct, frozen=True):
@@ -203,7 +186,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a job on this machine. `kind`: image, video, audio, text, file, latent. `size` in bytes, hashes in
+    """One file of a job on this machine. `kind`: an OutputKind. `size` in bytes, hashes in
     lower-case hex, `path` absolute, `cached`: ComfyUI did not compute it again for this job, `ord`: which of the job's outputs."""
 
     asset_id: str

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from comfytunnel.words import OutputKind
+
 NAME_BYTES = 200
 """UTF-8 bytes of a name; file systems allow 255, and " (12345)" must still fit."""
 SUFFIX_BYTES = 16
@@ -104,9 +106,13 @@ def content_type(name: str) -> str:
     return TYPES.get(split(name)[1].lower(), "application/octet-stream")
 
 
-def kind(name: str, group: str) -> str:
-    """image, video, audio, text, latent or file, by the extension; `group` is ComfyUI's key ("latents")."""
+_MEDIA: tuple[OutputKind, ...] = ("image", "video", "audio", "text")
+
+
+def kind(name: str, group: str) -> OutputKind:
+    """What the file is, by its extension; `group` is ComfyUI's key ("latents")."""
     main = content_type(name).partition("/")[0]
-    if main in ("image", "video", "audio", "text"):
-        return main
+    for media in _MEDIA:
+        if main == media:
+            return media
     return "latent" if group == "latents" or split(name)[1].lower() == ".latent" else "file"

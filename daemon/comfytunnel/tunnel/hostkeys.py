@@ -11,17 +11,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import asyncssh
 
 from comfytunnel.tunnel.knownhosts import append, line_of
 from comfytunnel.tunnel.state import Cause, Code
+from comfytunnel.words import HostKeyStatus
 
 SSH_PORT = 22
 _PLAIN_NAMES = re.compile(r"^(\s*(?:@\S+\s+)?)([^\s@#|]\S*)")  # a line's host field, unless it is hashed
-
-Verdict = Literal["trusted", "changed", "unknown", "revoked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class Known:
         names = [name.decode("ascii") for key in self.trusted for name in key.sig_algorithms]
         return tuple(dict.fromkeys(names))
 
-    def verdict(self, key: asyncssh.SSHKey) -> Verdict:
+    def verdict(self, key: asyncssh.SSHKey) -> HostKeyStatus:
         """What a server that shows `key` is. "unknown" too if only the bare host has keys, and others: it is another server."""
         if key in self.revoked:
             return "revoked"

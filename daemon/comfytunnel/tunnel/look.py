@@ -13,17 +13,18 @@ import asyncssh
 
 from comfytunnel.config import TunnelConfig
 from comfytunnel.tunnel.dial import Resolver, dial
-from comfytunnel.tunnel.hostkeys import Known, Verdict, fingerprint
+from comfytunnel.tunnel.hostkeys import Known, fingerprint
 from comfytunnel.tunnel.jumps import way_through
 from comfytunnel.tunnel.link import LinkError
 from comfytunnel.tunnel.state import Cause, Code
 from comfytunnel.tunnel.target import Survey, Target
 from comfytunnel.tunnel.witness import Witness, cause_of
+from comfytunnel.words import HostKeyStatus
 
 LOOK_DEADLINE = 10.0  # seconds; a person waits, and an instance that is still starting is no reason to
 
 Status = Literal["known", "new", "changed", "unreachable"]
-_STATUS: dict[Verdict, Status] = {
+_STATUS: dict[HostKeyStatus, Status] = {
     "trusted": "known",
     "unknown": "new",
     "changed": "changed",

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from comfytunnel.tunnel.state import (
     AboutToSleep,
@@ -26,23 +25,12 @@ from comfytunnel.tunnel.state import (
     Unanswered,
     Woke,
 )
+from comfytunnel.words import Sign as Sign
 
 SLEEP = "sleep"
 """The code of an outage that is nobody's fault: the machine went to sleep, and the link was closed before."""
 
 _ALIVE = (Phase.UP, Phase.DOUBTFUL)
-
-
-class Sign(StrEnum):
-    """How we knew: the names on the wire."""
-
-    CLOSED = "closed"  # the kernel said so: the connection was closed or reset
-    QUESTION = "question"  # a question after silence was not answered
-    WAKE = "wake"  # nor one after the machine had slept
-    ROUTE = "route"  # nor one after its route had changed
-    ADDRESS_GONE = "address_gone"  # the local address of the connection vanished
-    SLEEP = "sleep"  # we closed it ourselves, before an announced sleep
-    TRY = "try"  # no link was there to be lost: a try to get one failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-
-class Phase(StrEnum):
-    DOWN = "down"  # not wanted
-    OFFLINE = "offline"  # no route to the first hop; tried every 30 s all the same
-    CONNECTING = "connecting"  # one link is being opened
-    UP = "up"  # the link carries channels
-    DOUBTFUL = "doubtful"  # there is a link and a question that it has not answered yet
-    WAITING = "waiting"  # until `until`, then the next try
-    HALTED = "halted"  # only the user can help
+from comfytunnel.words import Phase as Phase
 
 
 class Verdict(StrEnum):

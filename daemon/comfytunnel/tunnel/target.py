@@ -21,6 +21,7 @@ from comfytunnel.tunnel import keys
 from comfytunnel.tunnel.hostkeys import HostKeys, Known, name_of, unreadable
 from comfytunnel.tunnel.link import LinkError
 from comfytunnel.tunnel.state import Cause, Code
+from comfytunnel.words import AgentSource
 
 READ_DEADLINE = 10.0  # seconds
 
@@ -29,10 +30,10 @@ _UNNAMED = object()
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """`socket`: None if there is none. `source`: who named it: "config", "ssh_config", "environment", "" for nobody."""
+    """`socket`: None if there is none. `source`: who named it."""
 
     socket: str | None = None
-    source: str = ""
+    source: AgentSource = ""
 
 
 @dataclass(frozen=True, slots=True)

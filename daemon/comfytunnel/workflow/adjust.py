@@ -9,20 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from comfytunnel.errors import ConfigError, Problem, UsageError
 from comfytunnel.printable import printable
 from comfytunnel.wireworkflows import Parameter, Target
+from comfytunnel.words import ParameterKind
 from comfytunnel.workflow.close import close_matches
 from comfytunnel.workflow.graph import is_link
 from comfytunnel.workflow.parameters import LABELS, MAX_PARAMETERS, MAX_WHOLE
 from comfytunnel.workflow.select import find
 from comfytunnel.workflow.values import checked, with_values
 
-KINDS = ("text", "integer", "number", "seed", "choice", "boolean", "image")
+KINDS: tuple[ParameterKind, ...] = get_args(ParameterKind)
 KEYS = ("title", "description", "parameters")
 FIELDS: Mapping[str, Any] = {
     "label": str, "hidden": bool, "default": Any, "min": int | float, "max": int | float, "step": int | float,
@@ -154,7 +155,7 @@ def _new(workflow: Mapping[str, Any], name: str, targets: list[str], kind: str |
     )
 
 
-def _kind(name: str, default: Any) -> str:
+def _kind(name: str, default: Any) -> ParameterKind:
     match default:
         case bool():
             return "boolean"

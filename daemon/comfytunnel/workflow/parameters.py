@@ -11,10 +11,11 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from comfytunnel.printable import printable
 from comfytunnel.wireworkflows import Parameter, Target
+from comfytunnel.words import ParameterKind
 from comfytunnel.workflow.nodeinfo import InputInfo
 from comfytunnel.workflow.prompts import NEGATIVE, POSITIVE, Prompts
 from comfytunnel.workflow.tracing import Known, Spot, Tracer
@@ -49,8 +50,9 @@ LABELS = {
 }
 ORDER = list(LABELS)
 
-INTEGER, NUMBER = "integer", "number"
-ROLES = {
+INTEGER: Final = "integer"
+NUMBER: Final = "number"
+ROLES: Mapping[str, tuple[str, ParameterKind]] = {
     "seed": ("seed", "seed"),
     "noise_seed": ("seed", "seed"),
     "width": ("width", INTEGER),
@@ -90,7 +92,7 @@ class _Spotted:
     """One input that somebody may set. `role`: "" for one that is known by its node's title only; `node_id` of `owner` is the node that it is named after."""
 
     role: str
-    kind: str
+    kind: ParameterKind
     spot: Spot
     owner: str
     default: Any
@@ -121,7 +123,9 @@ class _Finder:
 
     # --- spotting ---------------------------------------------------------------------------------------------------
 
-    def _spot(self, role: str, kind: str, spot: Spot, at: Spot, label: str = "") -> Iterator[_Spotted]:
+    def _spot(
+        self, role: str, kind: ParameterKind, spot: Spot, at: Spot, label: str = ""
+    ) -> Iterator[_Spotted]:
         """An input whose value stands at `spot` and is used at `at`."""
         if spot in self.taken:
             return
@@ -158,8 +162,9 @@ class _Finder:
         sized = self._sized()
         for node_id in self.tracer.used:
             for name in self.tracer.inputs(node_id):
-                role, kind = ROLES.get(name, ("", ""))
-                if role and self._plays(node_id, name, role, sized):
+                part = ROLES.get(name)
+                if part is not None and self._plays(node_id, name, part[0], sized):
+                    role, kind = part
                     wanted = str if kind == "choice" else _FIGURES
                     spot = self.tracer.source((node_id, name), wanted)
                     if spot is not None:
@@ -202,7 +207,7 @@ class _Finder:
                 label = label if len(free) == 1 else f"{label}: {_words(name)}"
                 yield from self._spot("", kind, (node_id, name), (node_id, name), label)
 
-    def _kind(self, node_id: str, value: Any, spec: InputInfo | None) -> str | None:
+    def _kind(self, node_id: str, value: Any, spec: InputInfo | None) -> ParameterKind | None:
         if spec is not None and (spec.choices is not None or spec.kind == "COMBO"):
             return "choice" if isinstance(value, str) else None
         match value:
@@ -243,7 +248,9 @@ class _Finder:
             ),
         )
 
-    def _limits(self, first: _Spotted, kind: str) -> tuple[float | None, float | None, float | None]:
+    def _limits(
+        self, first: _Spotted, kind: ParameterKind
+    ) -> tuple[float | None, float | None, float | None]:
         if kind not in (INTEGER, NUMBER, "seed"):
             return None, None, None
         usual: tuple[float | None, float | None, float | None] = LIMITS.get(first.role, (None, None, None))
