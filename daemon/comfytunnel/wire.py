@@ -54,6 +54,7 @@ from comfytunnel.wireworkflows import ConvertedWorkflow as ConvertedWorkflow
 from comfytunnel.wireworkflows import ConvertRequest as ConvertRequest
 from comfytunnel.wireworkflows import GenerateRequest as GenerateRequest
 from comfytunnel.wireworkflows import Parameter as Parameter
+from comfytunnel.wireworkflows import ParametersRequest as ParametersRequest
 from comfytunnel.wireworkflows import Target as Target
 from comfytunnel.wireworkflows import Workflow as Workflow
 from comfytunnel.wireworkflows import WorkflowInfo as WorkflowInfo

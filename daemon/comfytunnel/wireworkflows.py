@@ -56,13 +56,20 @@ class WorkflowList(msgspec.Struct, frozen=True):
 
 
 class Workflow(WorkflowInfo, frozen=True, kw_only=True):
-    """A named workflow with its graph in API format, null if that cannot be read."""
+    """A workflow with its graph in API format, null if that cannot be read. `name` and `title` are empty for one that has no name."""
 
     workflow: dict[str, Any] | None = None
 
 
 class ConvertRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A workflow in the format of ComfyUI's page. `tunnel`: whose ComfyUI knows its nodes; null: any that does."""
+
+    workflow: dict[str, Any]
+    tunnel: str | None = None
+
+
+class ParametersRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A workflow without a name, in API format or in that of ComfyUI's page. `tunnel`: whose ComfyUI tells of its nodes; null: any that does."""
 
     workflow: dict[str, Any]
     tunnel: str | None = None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from comfytunnel.api import generate
 from comfytunnel.jobs.model import Stage, Status
+from comfytunnel.workflow.graph import MAX_BYTES
 from comfytunnel.workflow.nodeinfo import InputInfo, NodeInfo
 from tests.api.conftest import SAMPLED, Api
 
@@ -246,3 +249,59 @@ async def test_a_name_is_looked_up_and_never_a_path(api: Api, name: str) -> None
 async def test_without_a_folder_there_is_none(api: Api) -> None:
     assert (await api.ask("GET", "/v1/workflows"))[1] == {"workflows": []}
     assert (await ask(api))[0] == 404
+
+
+# --- without a name -------------------------------------------------------------------------------------------------
+
+
+async def test_a_workflow_without_a_name_tells_its_parameters_and_takes_values_for_them(api: Api) -> None:
+    """The same ones as under a name; nothing is kept."""
+    api.scheduler.nodes["KSampler"] = NodeInfo({"steps": InputInfo(True, "INT", low=2, high=90, step=1)})
+    status, told = await api.ask("POST", "/v1/workflows/parameters", json={"workflow": SAMPLED})
+    assert (status, told["name"], told["problem"], told["workflow"]) == (200, "", None, SAMPLED)
+    found = {each["name"]: each for each in told["parameters"]}
+    assert list(found) == ["prompt", "negative_prompt", "image", "seed", "steps"]
+    assert found["steps"]["max"] == 90
+    status, job = await ask(api, told["workflow"], params={"prompt": "a dog", "steps": 30})
+    assert status == 202
+    assert (await inputs(api, job, "2"))["text"] == "a dog"
+    assert (await api.ask("GET", "/v1/workflows"))[1] == {"workflows": []}
+    assert len((await api.ask("GET", "/api/v2/jobs"))[1]["jobs"]) == 1
+
+
+async def test_one_in_the_format_of_comfyuis_page_is_converted_on_the_way(api: Api) -> None:
+    """What is not sure is refused with the way to export."""
+    node = {"id": 3, "type": "LoadImage", "mode": 0, "inputs": [], "outputs": [], "widgets_values": ["x.png"]}
+    saved = {"nodes": [node], "links": [], "version": 0.4}
+    status, told = await api.ask("POST", "/v1/workflows/parameters", json={"workflow": saved})
+    assert (status, told["error"]["code"]) == (422, "workflow_format_ui")
+    assert "Export" in told["error"]["details"]["hint"]
+    entry = {
+        "input": {"required": {"image": [["x.png"], {}]}},
+        "output": ["IMAGE"],
+        "python_module": "nodes",
+    }
+    api.scheduler.entries["LoadImage"] = json.dumps(entry).encode()
+    status, told = await api.ask("POST", "/v1/workflows/parameters", json={"workflow": saved})
+    assert status == 200
+    assert told["workflow"]["3"]["inputs"] == {"image": "x.png"}
+    assert [each["name"] for each in told["parameters"]] == ["image"]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["with its length", "in chunks"])
+async def test_what_no_workflow_can_be_is_refused_before_it_is_looked_through(api: Api, told: bool) -> None:
+    graphs: list[dict[str, Any]] = [{}, {"1": {}}, {"1": {"class_type": "A", "inputs": []}}]
+    for graph in graphs:
+        status, refused = await api.ask("POST", "/v1/workflows/parameters", json={"workflow": graph})
+        assert (status, refused["error"]["code"]) == (422, "invalid_workflow")
+    text = json.dumps({"workflow": {"1": {"class_type": "A", "inputs": {"x": "y" * MAX_BYTES}}}}).encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(text), 1024**2):
+            yield text[at : at + 1024**2]
+
+    status, refused = await api.ask(
+        "POST", "/v1/workflows/parameters", data=io.BytesIO(text) if told else pieces()
+    )
+    assert (status, refused["error"]["code"]) == (413, "too_large")
+    assert "28 MiB" in refused["error"]["message"]

@@ -36,6 +36,7 @@ SERVED = {
     ("POST", "/v1/queue/drain"),
     ("GET", "/v1/workflows"),
     ("GET", "/v1/workflows/{name}"),
+    ("POST", "/v1/workflows/parameters"),
     ("POST", "/v1/jobs/{id}/move"),
     ("POST", "/v1/jobs/{id}/priority"),
     ("POST", "/v1/jobs/{id}/retry"),

@@ -120,11 +120,15 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = f"{wire.SERVER}{__version__}"
 
 
-async def read_json(request: web.Request, kind: type[T]) -> T:
-    """Return the body as `kind`. UsageError: `invalid_json` when it is no JSON, `invalid_request` with the path when it does not fit."""
-    if (request.content_length or 0) > BODY_LIMIT:
-        raise _too_large()  # before any of it is read
-    body = await request.read()
+async def read_json(request: web.Request, kind: type[T], most: int = BODY_LIMIT) -> T:
+    """Return the body as `kind`. UsageError: `invalid_json` when it is no JSON, `invalid_request` with the path when it does not fit, `too_large` for more
+    than `most` bytes."""
+    if (request.content_length or 0) > most:
+        raise _too_large(most)  # before any of it is read
+    try:
+        body = await request.clone(client_max_size=most).read()  # who tells no length is stopped on the way
+    except web.HTTPRequestEntityTooLarge as error:
+        raise _too_large(most) from error
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
@@ -254,9 +258,10 @@ def _refuse_http(request: web.Request, error: web.HTTPException) -> web.Response
     )
 
 
-def _too_large() -> UsageError:
+def _too_large(most: int = BODY_LIMIT) -> UsageError:
+    who = "ComfyUI" if most == BODY_LIMIT else "this route"
     return UsageError(
-        f"The body is larger than {BODY_LIMIT // 2**20} MiB, the most that ComfyUI takes.",
+        f"The body is larger than {most // 2**20} MiB, the most that {who} takes.",
         hint="Pictures inside the workflow make it that large: upload them as files.",
         code="too_large",
     )

@@ -233,6 +233,15 @@ ROUTES: list[Route] = [
     ),
     Route(
         "POST",
+        "/v1/workflows/parameters",
+        workflows.parameters,
+        "What may be set in a workflow without a name.",
+        {200: wire.Workflow},
+        takes=wire.ParametersRequest,
+        errors=("invalid_workflow", "workflow_format_ui", "unknown_tunnel"),
+    ),
+    Route(
+        "POST",
         "/api/generate",
         generate.generate,
         "Fill in a workflow and make a job of it: 200 if that has ended, 202 if not.",

@@ -35,6 +35,7 @@ OURS = frozenset(
         ("POST", "/v1/queue/drain"),
         ("GET", "/v1/workflows"),
         ("GET", "/v1/workflows/{name}"),
+        ("POST", "/v1/workflows/parameters"),
         ("POST", "/v1/jobs/{id}/move"),
         ("POST", "/v1/jobs/{id}/priority"),
         ("POST", "/v1/jobs/{id}/retry"),

@@ -1,4 +1,4 @@
-"""Handlers of /v1/workflows: what has a name, and what a person may set in it.
+"""Handlers of /v1/workflows: what has a name, and what a person may set in it, or in one that has none.
 
 The folder is looked at anew for each request; what is known of the nodes comes from the scheduler, and without it the parameters are found all the
 same. A graph is anybody's and may be large: it is looked through on a thread.
@@ -13,12 +13,12 @@ import msgspec
 from aiohttp import web
 
 from comfytunnel import wire
-from comfytunnel.api.answers import answer
+from comfytunnel.api.answers import answer, read_json
 from comfytunnel.api.context import Context, context
 from comfytunnel.errors import UsageError
 from comfytunnel.jobs.disk import on_thread
 from comfytunnel.named import Found, described
-from comfytunnel.workflow.graph import parse_api_graph
+from comfytunnel.workflow.graph import MAX_BYTES, is_ui_format, parse_api_graph
 from comfytunnel.workflow.nodeinfo import NodeInfo
 from comfytunnel.workflow.parameters import find_parameters
 
@@ -34,6 +34,16 @@ async def listing(request: web.Request) -> web.Response:
 async def show(request: web.Request) -> web.Response:
     its, name = context(request), request.match_info["name"]
     return answer(await _described(its, await on_thread(lambda: its.workflows.get(name))))
+
+
+async def parameters(request: web.Request) -> web.Response:
+    """What may be set in a workflow that somebody holds; nothing of it is kept."""
+    its = context(request)
+    asked = await read_json(request, wire.ParametersRequest, MAX_BYTES)
+    graph = asked.workflow
+    if is_ui_format(graph):
+        graph = await its.scheduler.convert(graph, asked.tunnel)
+    return answer(await meant(its, graph, asked.tunnel))
 
 
 async def meant(its: Context, workflow: str | dict[str, Any], tunnel: str | None) -> wire.Workflow:

@@ -50,8 +50,8 @@ async function read(answer) {
 }
 
 export const get = async path => read(await call("GET", path));
-export const post = async (path, body, headers = {}) =>
-  read(await call("POST", path, body === undefined ? { headers } : { headers: { "Content-Type": "application/json", ...headers }, body: write(body) }));
+export const post = async (path, body, headers = {}) => (body === undefined ? read(await call("POST", path, { headers })) : postText(path, write(body), headers));
+export const postText = async (path, body, headers = {}) => read(await call("POST", path, { headers: { "Content-Type": "application/json", ...headers }, body }));
 
 /** Send a file; the answer is its Asset. */
 export async function upload(file) {

@@ -4,7 +4,7 @@
 
 import { content, upload } from "./api.js";
 import { el, fill, icon, iconButton, set } from "./el.js";
-import { tell, trouble } from "./says.js";
+import { trouble } from "./says.js";
 
 const SEED_MOST = 2 ** 32 - 1; // what the daemon draws too
 const PICTURES = "image/png,image/jpeg,image/webp,image/gif,image/avif,image/bmp,image/tiff";
@@ -127,21 +127,6 @@ export function sized(width, height, changed) {
     changed();
   });
   return el("div.size", {}, width.element, swap, height.element);
-}
-
-/** A workflow out of a file: its graph in API format, or null with the reason said. */
-export async function graphIn(file) {
-  let graph;
-  try {
-    graph = JSON.parse(await file.text());
-  } catch {
-    graph = null;
-  }
-  const nodes = graph && typeof graph === "object" && !Array.isArray(graph) ? Object.values(graph) : [];
-  if (Array.isArray(graph?.nodes)) tell(`${file.name} is in the format of ComfyUI's page.`, { bad: true, hint: "Export it there with Workflow > Export (API), or let `comfytunnel workflow add` convert it." });
-  else if (!nodes.length || !nodes.every(node => typeof node?.class_type === "string")) tell(`${file.name} is no workflow.`, { bad: true, hint: "It takes a workflow in API format, or a picture." });
-  else return graph;
-  return null;
 }
 
 export const chooser = (words, accept, take) => {

@@ -1,22 +1,22 @@
 /* The form of the chosen workflow, made from its parameters. What is typed is kept in this browser until it is changed; what is sent is a
-   job like any other: it waits while there is no tunnel. A workflow out of a file has no form, only its seeds are drawn. */
+   job like any other: it waits while there is no tunnel. A workflow out of a file has a form like a named one (file.js). */
 
 import { el, fill, keep, prose, say, set } from "./el.js";
-import { chooser, field, graphIn, sized } from "./fields.js";
+import { chooser, field, sized } from "./fields.js";
+import { file, keepValues, learn, open, restore, values } from "./file.js";
 import { generate } from "./jobs.js";
 import { readLine } from "./live.js";
 import { model, on, serving } from "./model.js";
-import { tell, trouble } from "./says.js";
+import { tell } from "./says.js";
+import { keep as keepStored, stored, written } from "./stored.js";
 
 const root = document.getElementById("form");
 const dropping = document.getElementById("dropping");
 const KEY = "comfytunnel.draft";
-const FILE = "comfytunnel.file";
 const NAMELESS = " file"; // no workflow's name: those hold no blank
 const ASIDE = /^(cfg|guidance|sampler|scheduler|denoise|batch_size)(_|$)/; // what a person seldom sets
 
 const draft = { chosen: "", values: {}, label: "", tunnel: "", ...stored(localStorage, KEY) };
-let file = stored(sessionStorage, FILE); // {name, graph}
 let fields = [];
 let drawn = "";
 let sending = false;
@@ -41,7 +41,13 @@ const empty = el("div.empty.bare", { hidden: true }, el("p", {}, "There is no wo
 
 export function begin() {
   fill(root, form, empty);
-  on(["workflows"], draw);
+  restore();
+  on(["workflows"], async () => {
+    draw();
+    if (!file) return;
+    await learn();
+    draw();
+  });
   on(["status", "link"], drawFoot);
   form.addEventListener("submit", event => { event.preventDefault(); submit(); });
   form.addEventListener("keydown", event => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) form.requestSubmit(); });
@@ -51,27 +57,15 @@ export function begin() {
   draw();
 }
 
-function stored(where, key) {
-  try {
-    return JSON.parse(where.getItem(key));
-  } catch {
-    return null; // somebody else's, or an older one's
-  }
-}
-
 /** A parameter may have any name, `constructor` too. */
 const own = (object, name) => (Object.hasOwn(object, name) ? object[name] : undefined);
 
-function save() {
-  try {
-    localStorage.setItem(KEY, JSON.stringify(draft, (_, value) => (typeof value === "bigint" ? String(value) : value)));
-  } catch {
-    // a text too large to be kept over a reload; it can be sent all the same
-  }
-}
+const save = () => keepStored(localStorage, KEY, draft);
 
 function changed() {
-  draft.values[draft.chosen] = Object.fromEntries(fields.map(({ parameter, read }) => [parameter.name, read()]));
+  const now = Object.fromEntries(fields.map(({ parameter, read }) => [parameter.name, read()]));
+  if (draft.chosen === NAMELESS) keepValues(now);
+  else draft.values[draft.chosen] = now;
   draft.label = label.value;
   draft.tunnel = tunnel.value;
   save();
@@ -79,7 +73,7 @@ function changed() {
 
 // --- drawing --------------------------------------------------------------------------------------------------------
 
-const chosen = () => model.workflows?.find(info => info.name === draft.chosen);
+const chosen = () => (draft.chosen === NAMELESS ? file?.info : model.workflows?.find(info => info.name === draft.chosen));
 
 function draw() {
   const known = model.workflows;
@@ -91,20 +85,25 @@ function draw() {
   keep(select, options, ([name]) => name, ([name]) => el("option", { value: name }), (option, [, title]) => say(option, title));
   select.value = draft.chosen;
   const info = chosen();
-  prose(about, info ? info.description : "Everything stays as it stands in the file; seeds are drawn anew. For a form of its own: `comfytunnel workflow add FILE`");
+  prose(about, draft.chosen === NAMELESS ? fromFile(info) : info?.description ?? "");
   about.hidden = !about.textContent;
   prose(problem, info?.problem ? `${info.problem.message} ${info.problem.hint}` : "");
   problem.hidden = !info?.problem;
-  const now = JSON.stringify([draft.chosen, info?.parameters]);
+  const now = written([draft.chosen, info?.parameters]);
   if (now !== drawn) build(info?.parameters ?? []); // else leave it alone: somebody may be typing
   drawn = now;
   drawFoot();
 }
 
+function fromFile(info) {
+  if (!info) return "The daemon has yet to say what can be set in it.";
+  return `${info.parameters.length ? "" : "Nothing was found that could be set in it. "}This tab alone holds it. To keep it under a name: \`comfytunnel workflow add FILE\``;
+}
+
 function build(parameters) {
   fields = parameters.filter(parameter => !parameter.hidden).map(parameter => field(parameter, changed));
-  const values = own(draft.values, draft.chosen) ?? {};
-  for (const each of fields) each.write(own(values, each.parameter.name));
+  const typed = draft.chosen === NAMELESS ? values : own(draft.values, draft.chosen) ?? {};
+  for (const each of fields) each.write(own(typed, each.parameter.name));
   label.value = draft.label;
   const beside = fields.filter(each => ASIDE.test(each.parameter.name));
   fill(inputs, laidOut(fields.filter(each => !beside.includes(each))));
@@ -138,7 +137,7 @@ function drawFoot() {
   keep(tunnel, ["", ...names], name => ` ${name}`, name => el("option", { value: name }), (option, name) => say(option, name || "Any"));
   tunnel.value = names.includes(draft.tunnel) ? draft.tunnel : "";
   const away = model.link.state === "lost" || model.link.state === "refused";
-  button.disabled = away || sending || Boolean(chosen()?.problem);
+  button.disabled = away || sending || !chosen() || Boolean(chosen().problem);
   const queue = model.status?.queue?.state ?? "open";
   const words = away ? "The daemon does not answer: what you type is kept."
     : queue === "paused" ? "The queue is paused: the job waits until you resume it."
@@ -152,7 +151,7 @@ async function submit() {
   if (sending) return;
   sending = true;
   set(button, { disabled: true, "aria-busy": "true" });
-  const workflow = draft.chosen === NAMELESS ? file.graph : draft.chosen;
+  const workflow = draft.chosen === NAMELESS ? file.info.workflow : draft.chosen;
   await Promise.all(fields.map(({ settled }) => settled?.())); // pictures that are on their way
   const given = fields.map(({ parameter, read }) => [parameter.name, read()]).filter(([, value]) => value !== undefined && value !== null);
   const comfytunnel = { ...(label.value.trim() ? { label: label.value.trim() } : {}), ...(tunnel.value ? { tunnel: tunnel.value } : {}) };
@@ -201,15 +200,9 @@ async function take(given, over = null) {
     else tell("This workflow takes no picture.", { bad: true });
     return;
   }
-  const graph = await graphIn(given);
-  if (!graph) return;
-  file = { name: given.name, graph };
+  if (!await open(given)) return;
   draft.chosen = NAMELESS;
-  try {
-    sessionStorage.setItem(FILE, JSON.stringify(file));
-  } catch (error) {
-    trouble(error); // too large to be kept over a reload; it can be used all the same
-  }
+  drawn = ""; // another file may have the same parameters
   save();
   draw();
 }

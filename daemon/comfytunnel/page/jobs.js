@@ -3,6 +3,7 @@
 import { get, post } from "./api.js";
 import { ended, model, putJobs } from "./model.js";
 import { trouble } from "./says.js";
+import { written } from "./stored.js";
 
 const SHOWABLE = new Set(["image/png", "image/jpeg", "image/webp", "image/gif", "image/avif"]);
 const MOVING = new Set(["video/mp4", "video/webm"]);
@@ -25,7 +26,7 @@ export function settings(job) {
     .map(([name, value]) => {
       const parameter = known.find(each => each.name === name);
       const kind = parameter?.kind ?? (/seed/i.test(name) ? "seed" : typeof value === "string" ? "text" : "number");
-      return { name, kind, label: parameter?.label ?? name, value };
+      return { name, kind, label: parameter?.label ?? name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " "), value };
     });
 }
 
@@ -65,7 +66,7 @@ let unheard = null; // {body, claim} of what was sent last, while nobody knows w
 /** Ask for a job; `wrong` hears of a refusal besides. The same asked again after an answer that never came is one job, not two. */
 export async function generate(asked, wrong = () => {}) {
   return act(async () => {
-    const body = JSON.stringify(asked, (_, value) => (typeof value === "bigint" ? String(value) : value));
+    const body = written(asked);
     const claim = unheard?.body === body ? unheard.claim : crypto.randomUUID();
     unheard = null;
     try {

@@ -6,6 +6,7 @@ import { use } from "./form.js";
 import { again, graphOf, kindOf, retry, seedOf, settings, settingsIn, tiles, titleOf, workflowTitle } from "./jobs.js";
 import { on } from "./model.js";
 import { tell, trouble } from "./says.js";
+import { written } from "./stored.js";
 import { exactly, size, some, span } from "./words.js";
 
 const root = document.getElementById("viewer");
@@ -119,7 +120,7 @@ function graph(job) {
   details.addEventListener("toggle", async () => {
     if (!details.open || text.textContent) return;
     try {
-      text.textContent = JSON.stringify(await graphOf(job), (_, value) => (typeof value === "bigint" ? String(value) : value), 2);
+      text.textContent = written(await graphOf(job), 2);
     } catch (error) {
       text.textContent = error.message;
     }
