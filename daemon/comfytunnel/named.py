@@ -41,6 +41,10 @@ MAX_ENTRIES = 10_000
 _NAME = re.compile(r"[^\W_][\w .()+-]{0,63}")
 
 
+_TAKEN = "convert"
+"""What stands where a name might: POST /v1/workflows/convert."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a name stands for, as it was read. `graph` None: it cannot be used, and `problem` says why. `table`: the TOML."""
@@ -59,7 +63,16 @@ def check_name(name: str) -> str:
             f"{printable(name[:80])!r} is not a name for a workflow.",
             hint="A name has up to 64 letters, digits, spaces and any of _.()+- and begins with a letter or a digit.",
         )
+    if name == _TAKEN:
+        raise _taken()
     return name
+
+
+def _taken() -> UsageError:
+    return UsageError(
+        f"No workflow can be named {_TAKEN!r}: the API has a route of that name.",
+        hint="Give it another one.",
+    )
 
 
 class Folder:
@@ -113,6 +126,8 @@ class Folder:
             return self._one(name)
 
     def _one(self, name: str) -> Found:
+        if name == _TAKEN:
+            return Found(name, problem=_taken())
         files = (self.path / f"{name}.json", self.path / f"{name}.toml")
         stamp = tuple(_stamp(path) for path in files)
         known = self._read.get(name)

@@ -192,6 +192,7 @@ async def test_the_list_shows_every_file_and_what_is_wrong_with_it(api: Api, fol
     )
     put(api, "misspelt", "[parameters.prompt]\nlabl = 'x'")
     put(api, "page", graph={"nodes": [], "links": []})
+    put(api, "convert")
     (folder / "broken.json").write_text("{")
     (folder / "link.json").symlink_to(folder / "portrait.json")
     (folder / "folder.json").mkdir()
@@ -205,6 +206,7 @@ async def test_the_list_shows_every_file_and_what_is_wrong_with_it(api: Api, fol
     assert problems == {
         "adjusted": None,
         "broken": "invalid_workflow",
+        "convert": "invalid_request",  # GET /v1/workflows/convert is the way to another route
         "folder": "invalid_workflow",
         "link": "invalid_workflow",
         "misspelt": "config_error",

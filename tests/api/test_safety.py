@@ -19,6 +19,7 @@ import pytest
 from comfytunnel import wire
 from comfytunnel.api import answers
 from comfytunnel.api.listen import Lock, control_socket
+from comfytunnel.api.routes import ROUTES
 from comfytunnel.errors import Error, RefusedError, StateError, UsageError
 from comfytunnel.peer import peer_uid
 from tests.api.conftest import Api, serving
@@ -60,6 +61,17 @@ async def test_a_wrong_method_is_405_and_says_which_is_right(api: Api) -> None:
         body = await response.json()
         assert (response.status, response.headers["Allow"]) == (405, "GET, POST")
     assert body["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("path", sorted({route.path for route in ROUTES}))
+async def test_allow_names_the_methods_of_the_path_and_of_no_other_that_it_would_fit(
+    api: Api, path: str
+) -> None:
+    """RFC 9110, 15.5.6: what this resource takes. `from-hash` fits where an id stands, and is none."""
+    async with api.http.options(f"http://localhost{path.replace('{', '').replace('}', '')}") as response:
+        assert response.status == 405
+    methods = sorted(route.method for route in ROUTES if route.path == path)
+    assert response.headers["Allow"] == ", ".join(methods)
 
 
 async def test_a_body_over_the_limit_is_refused_before_it_is_sent(api: Api) -> None:

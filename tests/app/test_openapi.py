@@ -21,8 +21,9 @@ CHECKS = [
     "response_schema_conformance",
     "negative_data_rejection",
     "unsupported_method",
+    "allow_header_conformance",
 ]
-"""Not: what fits must be accepted (a workflow is judged by more than its JSON); Allow names only what stands under a path (from-hash is an id, too)."""
+"""Not: what fits must be accepted (a workflow is judged by more than its JSON)."""
 
 
 async def test_what_the_document_tells_is_so(world: World) -> None:

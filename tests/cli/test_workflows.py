@@ -74,6 +74,7 @@ async def test_nothing_is_overwritten_without_being_asked_for(api: Api, cli: Cli
         (["-"], "--name"),
         (["SOURCE", "--name", "../up"], "is not a name for a workflow"),
         (["SOURCE", "--name", ".hidden"], "is not a name for a workflow"),
+        (["SOURCE", "--name", "convert"], "the API has a route of that name"),
         (["missing.json"], "cannot be read"),
         (["."], "cannot be read"),
     ],

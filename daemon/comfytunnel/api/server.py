@@ -7,17 +7,39 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Collection, Iterable
 from types import TracebackType
 from typing import Self
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from comfytunnel.api.answers import BODY_LIMIT, errors_to_json, owner_only, sign
+from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, owner_only, sign
 from comfytunnel.api.connection import Connection
 from comfytunnel.api.context import CONTEXT, Context
+from comfytunnel.api.route import Route
 from comfytunnel.api.routes import ROUTES
 
 STOP_GRACE = 1.0  # seconds that requests under way get when the daemon stops; it has 2 s in all
+
+
+def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
+    """Serve each path with its own methods, and let it refuse all others itself: `Allow` then tells nothing of another path that would fit as well
+    (`from-hash` stands where an id might). The more literal path is the one that is meant, as in OpenAPI."""
+    paths: dict[str, dict[str, Handler]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method] = route.handler
+    for path, handlers in paths.items():
+        resource = app.router.add_resource(path)
+        for method, handler in handlers.items():
+            resource.add_route(method, handler)
+        resource.add_route(hdrs.METH_ANY, _refusing_all_but(handlers))
+
+
+def _refusing_all_but(methods: Collection[str]) -> Handler:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMethodNotAllowed(request.method, methods)
+
+    return refuse
 
 
 class Server:
@@ -28,8 +50,7 @@ class Server:
         self._sock = sock
         app = web.Application(client_max_size=BODY_LIMIT, middlewares=[errors_to_json, owner_only])
         app[CONTEXT] = its
-        for route in ROUTES:
-            app.router.add_route(route.method, route.path, route.handler)
+        add_routes(app, ROUTES)
         app.on_response_prepare.append(sign)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_GRACE)
 

@@ -21,7 +21,7 @@ from comfytunnel.api.connection import Connection
 from comfytunnel.api.context import CONTEXT, TCP, Context
 from comfytunnel.api.page import Page
 from comfytunnel.api.routes import ROUTES
-from comfytunnel.api.server import STOP_GRACE
+from comfytunnel.api.server import STOP_GRACE, add_routes
 from comfytunnel.errors import Error, RefusedError
 from comfytunnel.feed import Feed
 
@@ -87,9 +87,7 @@ class TcpApi:
         )
         app[CONTEXT], app[TCP] = self._context, True
         app.on_response_prepare.extend([sign, _harden])
-        for route in ROUTES:
-            if route.path.startswith("/api/v2/") or route.key in OURS:
-                app.router.add_route(route.method, route.path, route.handler)
+        add_routes(app, (route for route in ROUTES if route.path.startswith("/api/v2/") or route.key in OURS))
         for path, handler in Page().routes():
             app.router.add_get(path, handler)
             self._open_to_all.add(handler)
