@@ -82,7 +82,7 @@ class ConvertedWorkflow(msgspec.Struct, frozen=True):
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`workflow`: the name of one, or a graph in API format. `params`: values by the names of its parameters; a seed that is left out or null is drawn.
+    """`workflow`: the name of one, or a graph in API format or that of ComfyUI's page. `params`: values by the names of its parameters; a seed that is left out or null is drawn.
     `images`: by the names of parameters of that kind, the id of an asset or a data: URL. `wait`: seconds that the answer may take."""
 
     workflow: str | dict[str, Any]

@@ -229,6 +229,35 @@ async def test_the_list_shows_every_file_and_what_is_wrong_with_it(api: Api, fol
     assert (status, told["error"]["code"]) == (422, "config_error")
 
 
+DRAWN = {"nodes": [{"id": 4, "type": "KSampler", "widgets_values": [5, "fixed", 20]}], "links": []}
+ENTRY = {"input": {"required": {"seed": ["INT", {}], "steps": ["INT", {}]}}, "python_module": "nodes"}
+
+
+async def test_a_graph_as_the_page_of_comfyui_saves_it_is_converted(api: Api) -> None:
+    """Here alone: POST /api/v2/jobs refuses it, as the contract says."""
+    api.scheduler.entries["KSampler"] = json.dumps(ENTRY).encode()
+    status, job = await ask(api, DRAWN, params={"steps": 30})
+    assert status == 202, job
+    seed = job["comfytunnel"]["generated"]["params"]["seed"]
+    assert await inputs(api, job, "4") == {"seed": seed, "steps": 30}
+    assert job["comfytunnel"]["generated"] == {
+        "workflow": None,
+        "params": {"seed": seed, "steps": 30},
+        "changed": False,
+    }
+    status, told = await api.ask("POST", "/api/v2/jobs", json={"workflow": DRAWN})
+    assert (status, told["error"]["code"]) == (422, "workflow_format_ui")
+
+
+@pytest.mark.parametrize("graph", [DRAWN, {"nodes": [], "links": []}, {"nodes": [7], "links": {}}])
+async def test_one_that_cannot_be_converted_is_refused_with_the_way_to_export(api: Api, graph: Any) -> None:
+    """Also while nothing is known of the nodes."""
+    status, told = await ask(api, graph)
+    assert (status, told["error"]["code"]) == (422, "workflow_format_ui")
+    assert "Export (API)" in told["error"]["details"]["hint"]
+    assert await api.store.since(0) == []
+
+
 async def test_a_change_is_seen_at_the_next_look(api: Api, folder: Path) -> None:
     assert len((await api.ask("GET", "/v1/workflows"))[1]["workflows"]) == 1
     put(api, "portrait", 'title = "First"')

@@ -100,3 +100,41 @@ async def test_on_a_train_the_job_waits_with_its_seed_and_runs_when_there_is_a_w
     assert ended.comfytunnel is not None
     assert ended.comfytunnel.generated is not None
     assert ended.comfytunnel.generated.params == {"width": 16, "seed": seed}
+
+
+async def test_a_graph_of_comfyuis_page_is_converted_by_what_was_told_of_the_nodes(world: World) -> None:
+    """By a tunnel that is down too; where none has told yet, and for one that is not there, the reason is said."""
+    port = free_port()
+    write(world, port)
+    drawn = {
+        "nodes": [
+            {"id": 1, "type": "EmptyImage", "outputs": [{"links": [1]}], "widgets_values": [16, 16, 1, 5]},
+            {
+                "id": 2,
+                "type": "SaveImage",
+                "inputs": [{"name": "images", "type": "IMAGE", "link": 1}],
+                "widgets_values": ["drawn"],
+            },
+        ],
+        "links": [[1, 1, 0, 2, 0, "IMAGE"]],
+    }
+    await world.comfyui.stop()
+    await world.start(serving=False)
+    async with aiohttp.ClientSession() as http:
+        status, told = await ask(http, port, workflow=drawn)
+        assert (status, told["error"]["code"]) == (422, "workflow_format_ui")
+        assert "no ComfyUI has told yet" in told["error"]["message"]
+        assert "Export (API)" in told["error"]["details"]["hint"]
+        status, told = await ask(http, port, workflow=drawn, comfytunnel={"tunnel": "other"})
+        assert (status, told["error"]["code"]) == (422, "unknown_tunnel")
+        await world.comfyui.start()
+        world.remote.targets[("localhost", 18188)] = world.comfyui.port
+        await world.until(lambda: list((world.base / "state" / "nodes").glob("*.nodes")), bool)
+        await world.ask(lambda: world.client.down("default"))
+        status, job = await ask(http, port, workflow=drawn, params={"width": 32})
+        assert (status, job["comfytunnel"]["waits_for"]["code"]) == (202, "down_on_purpose"), job
+        await world.ask(lambda: world.client.up("default"))
+    ended = await world.end_of(await world.ask(lambda: world.client.job(job["id"])))
+    assert ended.outputs[0].comfytunnel is not None
+    with Image.open(ended.outputs[0].comfytunnel.path) as image:
+        assert image.size == (32, 16)

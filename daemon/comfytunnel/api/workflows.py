@@ -40,20 +40,19 @@ async def parameters(request: web.Request) -> web.Response:
     """What may be set in a workflow that somebody holds; nothing of it is kept."""
     its = context(request)
     asked = await read_json(request, wire.ParametersRequest, MAX_BYTES)
-    graph = asked.workflow
-    if is_ui_format(graph):
-        graph = await its.scheduler.convert(graph, asked.tunnel)
-    return answer(await meant(its, graph, asked.tunnel))
+    return answer(await meant(its, asked.workflow, asked.tunnel))
 
 
 async def meant(its: Context, workflow: str | dict[str, Any], tunnel: str | None) -> wire.Workflow:
-    """Return the workflow that a name stands for, or a graph as one without a name (""); `tunnel`: where it shall run. NotFoundError, WorkflowError, and
-    UsageError for a named one that cannot be used as it is."""
+    """Return the workflow that a name stands for, or a graph as one without a name (""), converted if it is in the format of ComfyUI's page; `tunnel`: where it
+    shall run. NotFoundError, WorkflowError, and UsageError for a named one that cannot be used as it is."""
     if isinstance(workflow, dict):
-        parse_api_graph(workflow)
-        nodes = await _nodes(its, workflow, tunnel=tunnel)
-        parameters = await on_thread(lambda: find_parameters(workflow, nodes.get))
-        return wire.Workflow(name="", title="", parameters=parameters, workflow=workflow)
+        drawn = is_ui_format(workflow)
+        graph = await its.scheduler.convert(workflow, tunnel) if drawn else workflow
+        parse_api_graph(graph)
+        nodes = await _nodes(its, graph, tunnel=tunnel)
+        parameters = await on_thread(lambda: find_parameters(graph, nodes.get))
+        return wire.Workflow(name="", title="", parameters=parameters, workflow=graph)
     shown = await _described(its, await on_thread(lambda: its.workflows.get(workflow)), tunnel)
     if shown.problem is not None:
         why = shown.problem
