@@ -1,6 +1,6 @@
-/* The API on this very port: calls, event streams, pictures. Nothing here knows what is on the screen.
+/* The API on this very port: calls, event streams, files. Nothing here knows what is on the screen.
 
-   With a token every call carries it, so pictures and streams too go through fetch(): <img> and EventSource send no header. Seeds go
+   With a token every call carries it, so files and streams too go through fetch(): <img> and EventSource send no header. Seeds go
    up to 2^64-1, and JavaScript's numbers to 2^53: larger ones are kept as BigInt, both ways. */
 
 const KEY = "comfytunnel.token";
@@ -104,46 +104,7 @@ function fields(part) {
   return event.data ? { ...event, data: parse(event.data) } : null;
 }
 
-// --- pictures -------------------------------------------------------------------------------------------------------
-
-const AT_ONCE = 2; // fetches of pictures; a browser has six connections to one host, and streams hold some
-const MOST = 300; // blobs that are kept, the last used
-const blobs = new Map();
-const queue = [];
-let fetching = 0;
-
+/** The bytes of an asset. */
+export const bytes = async asset => (await call("GET", contentPath(asset))).blob();
 export const contentPath = asset => `/api/v2/assets/${encodeURIComponent(asset)}/content`;
-
-/** A URL for <img>, <video> or a download: the path itself, or a blob's where a token is needed. */
-export function content(asset) {
-  if (!token) return Promise.resolve(contentPath(asset));
-  let found = blobs.get(asset);
-  if (found) blobs.delete(asset);
-  else {
-    found = new Promise((done, failed) => queue.push({ asset, done, failed }));
-    found.catch(() => blobs.delete(asset));
-    next();
-  }
-  blobs.set(asset, found);
-  if (blobs.size > MOST) {
-    const [oldest, url] = blobs.entries().next().value;
-    blobs.delete(oldest);
-    url.then(URL.revokeObjectURL, () => {});
-  }
-  return found;
-}
-
-async function next() {
-  if (fetching >= AT_ONCE || !queue.length) return;
-  const { asset, done, failed } = queue.shift();
-  fetching += 1;
-  try {
-    const answer = await call("GET", contentPath(asset));
-    done(URL.createObjectURL(await answer.blob()));
-  } catch (error) {
-    failed(error);
-  } finally {
-    fetching -= 1;
-    next();
-  }
-}
+export const hasToken = () => Boolean(token);

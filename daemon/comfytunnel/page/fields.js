@@ -2,8 +2,9 @@
    has it", null for a seed that is to be drawn; write(value) shows such a value again; of a picture settled() is when it has been sent.
    Nothing is kept or sent here but pictures. */
 
-import { content, upload } from "./api.js";
+import { upload } from "./api.js";
 import { el, fill, icon, iconButton, set } from "./el.js";
+import { thumbnail } from "./pictures.js";
 import { trouble } from "./says.js";
 
 const SEED_MOST = 2 ** 32 - 1; // what the daemon draws too
@@ -93,7 +94,10 @@ function image(parameter, id, changed) {
     remove.hidden = !held;
     thumb.hidden = true;
     fill(said, held ? "This picture" : "Drop, paste or choose a picture", !held && parameter.default ? el("span.quiet", {}, ` (without one: ${parameter.default})`) : null);
-    if (held) content(held).then(url => set(thumb, { src: url, hidden: false, onerror: () => { thumb.hidden = true; } }), () => fill(said, "It is not here any more: choose it again."));
+    const its = held;
+    if (its) thumbnail(its).then(
+      url => its === held && set(thumb, { src: url, hidden: false }),
+      error => its === held && error.status === 404 && fill(said, "It is not here any more: choose it again.")); // else it is one that this browser cannot show
   }
   let coming = 0;
   let last = Promise.resolve();

@@ -1,18 +1,18 @@
 /* The results, newest first: a tile for each output, one for each job that has none and ended badly. Older ones come page by page. */
 
-import { content } from "./api.js";
 import { el, fill, icon, keep, say, set } from "./el.js";
 import { kindOf, seedOf, tiles, titleOf } from "./jobs.js";
 import { older } from "./live.js";
 import { model, on } from "./model.js";
+import { thumbnail } from "./pictures.js";
 import { open } from "./viewer.js";
 import { moment, size } from "./words.js";
 
 const [list, empty, button] = ["pictures", "gallery-empty", "older"].map(id => document.getElementById(id));
 
-/** Pictures are fetched when somebody is about to see them. Not loading="lazy": with a token they are fetched by script. */
+/** Pictures are there while somebody is about to see them, small ones always: a page with thousands of tiles holds no more than one with few. */
 const near = new IntersectionObserver(seen => {
-  for (const { target, isIntersecting } of seen) if (isIntersecting) { near.unobserve(target); target.load(); }
+  for (const { target, isIntersecting } of seen) if (target.near !== isIntersecting) target.turn(isIntersecting);
 }, { rootMargin: "600px" });
 
 export function begin() {
@@ -38,9 +38,14 @@ function make({ key, job, output }) {
   if (kind === "image") {
     const picture = el("img", { alt: "", decoding: "async", draggable: false });
     picture.onload = () => view.classList.add("here");
-    picture.onerror = () => fill(view, icon("file"), el("span", {}, "cannot be shown"));
+    picture.onerror = () => { near.unobserve(view); fill(view, icon("file"), el("span", {}, "cannot be shown")); };
     view.append(picture);
-    view.load = () => content(output.id).then(url => { picture.src = url; }, picture.onerror);
+    view.turn = now => {
+      view.near = now;
+      if (now) return thumbnail(output.id, () => view.near).then(url => { if (view.near) picture.src = url; }, error => { if (view.near && error.code !== "unreachable") picture.onerror(); });
+      view.classList.remove("here");
+      picture.removeAttribute("src");
+    };
     near.observe(view);
   } else if (kind === "none") fill(view, icon("alert"), el("span.why"));
   else fill(view, icon(kind === "file" ? "file" : "play"), el("span", {}, output.name), el("span.quiet", {}, size(output.size_bytes)));

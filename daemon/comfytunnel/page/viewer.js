@@ -1,10 +1,10 @@
 /* One result, large: what it is, what is behind it, and what can be done with it. Arrow keys go to the next, Escape closes. */
 
-import { content } from "./api.js";
 import { el, fill, icon, iconButton, set } from "./el.js";
 import { use } from "./form.js";
 import { again, graphOf, kindOf, retry, seedOf, settings, settingsIn, tiles, titleOf, workflowTitle } from "./jobs.js";
 import { on } from "./model.js";
+import { content } from "./pictures.js";
 import { tell, trouble } from "./says.js";
 import { written } from "./stored.js";
 import { exactly, size, some, span } from "./words.js";
@@ -52,13 +52,14 @@ function ways() {
 function draw({ key, job, output }) {
   const title = titleOf(job);
   set(root, { "aria-label": title });
-  fill(stage, output ? figure(output, title) : el("p.failure", {}, icon("alert"), job.error?.message ?? "It ended without a file."));
+  const wanted = () => shown === key;
+  fill(stage, output ? figure(output, title, wanted) : el("p.failure", {}, icon("alert"), job.error?.message ?? "It ended without a file."));
   const took = job.metrics.execution_ms;
   const named = workflowTitle(job);
   fill(about,
     el("h2", {}, title),
     el("p.quiet", {}, [exactly(job.completed_at ?? job.created_at), typeof took === "number" && `took ${span(took / 1000)}`].filter(Boolean).join(" · ")),
-    el("div.deeds", {}, deeds(job, output)),
+    el("div.deeds", {}, deeds(job, output, wanted)),
     job.comfytunnel.note && el("p.note", {}, job.comfytunnel.note),
     job.comfytunnel.warnings.map(text => el("p.note", {}, text)),
     el("dl", {},
@@ -79,20 +80,20 @@ function draw({ key, job, output }) {
 const told = settings => settings.filter(({ value }) => value !== null && value !== "").map(({ label, kind, value }) =>
   [el("dt", {}, label), el("dd", { className: kind }, kind === "boolean" ? (value ? "yes" : "no") : String(value))]);
 
-function figure(output, title) {
+function figure(output, title, wanted) {
   const kind = kindOf(output);
   const made = kind === "image" ? el("img", { alt: title })
     : kind === "file" ? el("p.failure", {}, icon("file"), output.name)
     : el(kind, { controls: true, preload: "metadata" });
-  if (kind !== "file") content(output.id).then(url => { made.src = url; }, trouble);
+  if (kind !== "file") content(output.id, wanted).then(url => { if (wanted()) made.src = url; }, error => { if (wanted()) trouble(error); });
   return made;
 }
 
-function deeds(job, output) {
+function deeds(job, output, wanted) {
   const verbs = [];
   if (output) {
     const link = el("a.plain", { download: output.name }, icon("save"), "Download");
-    content(output.id).then(url => { link.href = url; }, () => link.remove());
+    content(output.id, wanted).then(url => { link.href = url; }, () => link.remove());
     verbs.push(link);
   }
   if (!output) verbs.push(deed("again", "Try again", () => retry(job), "It was submitted again."));
