@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
 from comfytunnel.api.listen import Lock
 from comfytunnel.api.troubled import Troubled
+from comfytunnel.ending import end
 from comfytunnel.errors import Error
 from comfytunnel.jobs.assets import Assets
 from comfytunnel.jobs.store import Store
@@ -65,7 +66,7 @@ async def open_state(
         return State(store, assets)
 
     try:
-        return await patiently(attempt, notifier)
+        return await patiently(attempt, notifier, stop)
     except Error as error:
         if not notifier.managed:
             raise
@@ -81,18 +82,30 @@ async def open_state(
                     await stop.wait()
                 return None
             try:
-                return (await patiently(attempt, notifier))._replace(late=True)
+                state = await patiently(attempt, notifier, stop)
+                return None if state is None else state._replace(late=True)
             except Error as error:
                 troubled.error = error
 
 
-async def patiently(attempt: Callable[[], Awaitable[T]], notifier: Notifier, every: float = LONG) -> T:
-    """Await it, and ask the manager for more time every `every` seconds meanwhile: an upgrade copies the whole database first."""
+async def patiently(
+    attempt: Callable[[], Coroutine[Any, Any, T]],
+    notifier: Notifier,
+    stop: asyncio.Event,
+    every: float = LONG,
+) -> T | None:
+    """Await it, and ask the manager for more time every `every` seconds meanwhile: an upgrade copies the whole database first. None if `stop` was
+    set before it was done; then it is given up."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    doing = asyncio.ensure_future(attempt())
-    while not (await asyncio.wait({doing}, timeout=every))[0] and loop.time() - began < LONGEST:
-        notifier.status("Opening the job database takes long; after an upgrade it is copied first.")
-        notifier.longer(LONGER)
-        notifier.alive()
-    return await doing
+    doing, stopping = asyncio.create_task(attempt()), asyncio.create_task(stop.wait())
+    try:
+        while not doing.done() and not stopping.done():
+            await asyncio.wait({doing, stopping}, timeout=every, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done() and not stopping.done() and loop.time() - began < LONGEST:
+                notifier.status("Opening the job database takes long; after an upgrade it is copied first.")
+                notifier.longer(LONGER)
+                notifier.alive()
+        return await doing if doing.done() else None
+    finally:
+        await end([stopping, doing])

@@ -13,7 +13,7 @@ import pytest
 from comfytunnel.errors import NotRunningError
 from comfytunnel.notify import Notifier
 from comfytunnel.opening import patiently
-from tests.app.world import World
+from tests.app.world import DEADLINE, World
 from tests.fakes.manager import Manager, becoming
 
 
@@ -106,6 +106,22 @@ async def test_a_start_that_takes_long_asks_the_manager_for_more_time(
                 await asyncio.sleep(0.01)
             return "copied"
 
-        assert await patiently(copy, notifier, every=0.02) == "copied"
+        assert await patiently(copy, notifier, asyncio.Event(), every=0.02) == "copied"
         assert any("copied first" in line for line in manager.said if line.startswith("STATUS="))
         notifier.close()
+
+
+async def test_a_start_that_takes_long_is_given_up_when_it_is_to_stop() -> None:
+    notifier, stop, begun = Notifier(), asyncio.Event(), asyncio.Event()
+
+    async def copy() -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return "copied"
+
+    starting = asyncio.create_task(patiently(copy, notifier, stop))
+    async with asyncio.timeout(DEADLINE):
+        await begun.wait()
+        stop.set()
+        assert await starting is None
+    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import re
 import shutil
 import sqlite3
 import stat
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -99,6 +101,29 @@ def test_two_copies_are_kept(tmp_path: Path) -> None:
         schema.open_database(path, NOW + timedelta(days=day))[0].close()
     kept = [copy.path.name for copy in backup.copies(tmp_path / "jobs.db")]
     assert kept == ["jobs.db.v1-20261125-175000", "jobs.db.v1-20261126-175000"]
+
+
+async def test_whoever_waits_no_more_gives_up_the_copy_and_the_database_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop in the middle of the copy of a large database."""
+    path = tmp_path / "jobs.db"
+    lay(path, 1)
+    db = sqlite3.connect(path)
+    db.executescript("CREATE TABLE large (x); INSERT INTO large VALUES (zeroblob(30000000));")
+    db.close()
+    monkeypatch.setattr(backup, "_STEP", 1)  # some thousand looks
+    opening = asyncio.create_task(Store.open(path))
+    async with asyncio.timeout(10):
+        while not (tmp_path / "jobs.db.backup").exists():  # noqa: ASYNC110 - a thread makes it
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait({opening})
+        while threads := [each for each in threading.enumerate() if each.name.startswith("store")]:
+            await asyncio.to_thread(threads[0].join, 1)
+    assert opening.cancelled()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["jobs.db"]
+    assert dump(path)[-1] == "(1,)"
 
 
 async def test_without_room_for_a_copy_nothing_is_migrated(

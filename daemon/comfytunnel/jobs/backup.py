@@ -10,11 +10,19 @@ import contextlib
 import os
 import re
 import sqlite3
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 KEPT = 2  # copies: that of this upgrade and that of the one before; each is as large as the database was
+
+
+_STEP = 1024  # pages (4 MiB) between two looks whether it is given up
+
+
+class GivenUp(Exception):  # noqa: N818 - nothing has failed
+    """Nobody waits for the copy any more; nothing of it is left."""
 
 
 class Copy(NamedTuple):
@@ -30,18 +38,25 @@ def copies(path: Path) -> list[Copy]:
     return sorted(Copy(match[2], int(match[1]), each) for each, match in found if match)
 
 
-def back_up(connection: sqlite3.Connection, path: Path, version: int, now: datetime) -> Path:
+def back_up(
+    connection: sqlite3.Connection, path: Path, version: int, now: datetime, given_up: Callable[[], bool]
+) -> Path:
     """Copy the database at `path`, which has had `version` migrations, and forget copies too old. The copy's path.
 
-    Raises sqlite3.Error and OSError: a full disk, most of all.
+    Raises sqlite3.Error and OSError: a full disk, most of all; GivenUp soon after `given_up` says so.
     """
+
+    def look(*_: int) -> None:
+        if given_up():
+            raise GivenUp
+
     kept = path.with_name(f"{path.name}.v{version}-{now:%Y%m%d-%H%M%S}")
     growing = path.with_name(f"{path.name}.backup")
     growing.unlink(missing_ok=True)  # a crash left it
     try:
         os.close(os.open(growing, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         with contextlib.closing(sqlite3.connect(growing)) as copy:
-            connection.backup(copy)
+            connection.backup(copy, pages=_STEP, progress=look)
             copy.execute("PRAGMA journal_mode=DELETE")  # one file, whatever the database itself had
         _sync(growing)
         growing.replace(kept)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -41,18 +42,20 @@ class Database:
     async def open(cls, path: Path) -> Self:
         """Open or make the database; a broken one is moved aside (see `notice`), never deleted.
 
-        Raises StateError: the folder is not writable, the disk is full, or the file was written by a newer version.
+        Raises StateError: the folder is not writable, the disk is full, or the file was written by a newer version. Whoever is cancelled leaves
+        the database as it was, however long its copy before a migration would have taken.
         """
-        store = cls(path)
+        store, given_up = cls(path), threading.Event()
 
         def begin() -> str | None:
-            store._db, notice = open_database(path, datetime.now(UTC))
+            store._db, notice = open_database(path, datetime.now(UTC), given_up.is_set)
             store._count = store._one("SELECT revision FROM counter")[0]
             return notice
 
         try:
             store.notice = await store._run(begin)
         except BaseException:
+            given_up.set()
             store._thread.shutdown(wait=False)
             raise
         store.revision = Feed(store._count)

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -124,13 +124,15 @@ class _WrongContent(sqlite3.DatabaseError):
     """The file is a database and not, or not whole, ours."""
 
 
-def open_database(path: Path, now: datetime) -> tuple[sqlite3.Connection, str | None]:
-    """A connection to a database of this version, and what the user must be told. Raises StateError."""
+def open_database(
+    path: Path, now: datetime, given_up: Callable[[], bool] = lambda: False
+) -> tuple[sqlite3.Connection, str | None]:
+    """A connection to a database of this version, and what the user must be told. Raises StateError, and GivenUp while it is copied."""
     with translated(path):
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, parents=True)
         try:
-            return _open(path, now), None
+            return _open(path, now, given_up), None
         except sqlite3.DatabaseError as error:
             if not _is_broken(error):
                 raise
@@ -140,10 +142,10 @@ def open_database(path: Path, now: datetime) -> tuple[sqlite3.Connection, str | 
             f"The job database {path} was broken ({reason}). It is kept as {kept}, and an empty one was begun: "
             "jobs that it held are not run."
         )
-        return _open(path, now), notice
+        return _open(path, now, given_up), notice
 
 
-def _open(path: Path, now: datetime) -> sqlite3.Connection:
+def _open(path: Path, now: datetime, given_up: Callable[[], bool]) -> sqlite3.Connection:
     os.close(
         os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     )  # SQLite gives its -wal and -shm the mode of the file
@@ -168,7 +170,7 @@ def _open(path: Path, now: datetime) -> sqlite3.Connection:
         if names if version == 0 else TABLES - names:
             raise _WrongContent("its tables are not those of comfytunnel")
         if 0 < version < len(MIGRATIONS):
-            logger.info("migrating", backup=str(back_up(connection, path, version, now)))
+            logger.info("migrating", backup=str(back_up(connection, path, version, now, given_up)))
         for number in range(version, len(MIGRATIONS)):
             connection.executescript(
                 f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version={number + 1}; COMMIT;"
