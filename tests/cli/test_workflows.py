@@ -34,6 +34,7 @@ async def test_a_workflow_is_added_listed_shown_and_removed(api: Api, cli: Cli, 
     broken, portrait = ran.out.splitlines()
     assert portrait == "portrait  (A face)  prompt, negative_prompt, image, seed, steps"
     assert "is not JSON" in broken
+    assert "Export it from ComfyUI again" in broken
     ran = await cli("workflow", "show", "portrait")
     assert ran.out.splitlines() == [
         "A face",

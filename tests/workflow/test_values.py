@@ -183,3 +183,43 @@ def test_every_mistake_in_a_toml_is_found_at_once_with_what_was_meant() -> None:
     assert "Did you mean prompt?" in told["parameters.promt"]
     assert "Did you mean label?" in told["parameters.steps.labl"]
     assert "Did you mean 'seed'?" in told["parameters.new"]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ('[parameters.step]\ntarget = "3.stpes"', "Did you mean 'steps'? It has"),
+        ('[parameters.x]\ntarget = "KSamplr.steps"', "Did you mean 'KSampler'?"),
+        ('[parameters.x]\ntarget = "3.model"\nkind = "numbr"', "Did you mean number?"),
+        ('[parameters.x]\ntarget = "3.model"\nkind = "\\u001b[2Jz"', "Known: text, integer"),
+        ('[parameters.other]\nlabel = "x"', "It has prompt, negative_prompt"),
+    ],
+)
+def test_who_misspells_a_target_a_kind_or_a_parameter_is_told_what_there_is(said: str, words: str) -> None:
+    """In words for a TOML: nothing of how the command line would write it."""
+    with pytest.raises(ConfigError) as caught:
+        adjusted(said)
+    assert words in caught.value.hint
+    assert ":=" not in caught.value.hint
+    assert "\x1b" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ("[parameters.prompt]\nmin = 1", "no min: it is of the kind text"),
+        ("[parameters.sampler]\nmax = 4\nstep = 1", "no max and no step: it is of the kind choice"),
+        ("[parameters.steps]\nchoices = [4, 8]\nmin = 4", "no min: it is of the kind choice"),
+        ("[parameters.steps]\nmultiline = true", "no multiline: it is of the kind integer"),
+        ("[parameters.seed]\nchoices = [4, 8]", "no choices: it is of the kind seed"),
+        (
+            '[parameters.x]\ntarget = "3.steps"\nkind = "boolean"\nstep = 1',
+            "no step: it is of the kind boolean",
+        ),
+        ('[parameters.x]\ntarget = "3.steps"\nkind = "image"\nmin = 1', "no min: it is of the kind image"),
+    ],
+)
+def test_what_a_kind_has_no_use_for_is_refused(said: str, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=f"takes {wrong}") as caught:
+        adjusted(said)
+    assert "min, max and step are for numbers" in caught.value.hint

@@ -108,7 +108,8 @@ def listing(as_json: AsJson = False) -> None:
         return
     for each in map(render.safe, found):
         names = ", ".join(one.name for one in each.parameters if not one.hidden)
-        said = each.problem.message if each.problem else names or "nothing to set"
+        why = each.problem
+        said = f"{why.message} {why.hint}".strip() if why else names or "nothing to set"
         exits.tell(
             f"{each.name}  {said}" if each.title == each.name else f"{each.name}  ({each.title})  {said}"
         )

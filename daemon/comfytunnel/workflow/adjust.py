@@ -7,7 +7,7 @@ a parameter with `target` is a new one.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -29,8 +29,12 @@ FIELDS: Mapping[str, Any] = {
     "label": str, "hidden": bool, "default": Any, "min": int | float, "max": int | float, "step": int | float,
     "choices": list[str | int | float], "multiline": bool, "target": str | list[str], "kind": str,
 }  # fmt: skip
-NEW = ("target", "kind")
-"""What may be said of a new parameter only."""
+FITTING: Mapping[str, tuple[ParameterKind, ...]] = {
+    **dict.fromkeys(("min", "max", "step"), ("integer", "number", "seed")), "choices": ("choice",), "multiline": ("text",),
+}  # fmt: skip
+"""What may be said of some kinds only: of the others it would change nothing."""
+MAX_LISTED = 30
+"""Parameters that a hint names."""
 MAX_TITLE = 200
 MAX_DESCRIPTION = 4000
 
@@ -64,14 +68,12 @@ def adjust(
         if values is None:
             continue
         try:
-            made = _parameter(workflow, found.get(name), name, values)
+            made = _parameter(workflow, found, name, values)
             if "default" in values:
                 preset.append((made, made.default))
             found[name] = made
         except UsageError as error:
-            close = close_matches(name, found) if name not in found and "target" not in values else ()
-            hint = f"Did you mean {close[0]}?" if close else error.hint
-            problems.append(Problem(path, error.message, hint))
+            problems.append(Problem(path, error.message, error.hint))
     if len(found) > 2 * MAX_PARAMETERS:
         problems.append(Problem("parameters", f"are more than {2 * MAX_PARAMETERS}."))
     texts = {}
@@ -112,9 +114,10 @@ def _check_figures(value: Any) -> None:
 
 
 def _parameter(
-    workflow: Mapping[str, Any], found: Parameter | None, name: str, values: dict[str, Any]
+    workflow: Mapping[str, Any], parameters: Mapping[str, Parameter], name: str, values: dict[str, Any]
 ) -> Parameter:
     """Raises UsageError."""
+    found = parameters.get(name)
     target = values.pop("target", None)
     kind = values.pop("kind", None)
     if isinstance(values.get("label"), str):
@@ -122,11 +125,21 @@ def _parameter(
     if target is not None:
         found = _new(workflow, name, [target] if isinstance(target, str) else target, kind)
     elif found is None:
-        raise UsageError("is no parameter of the workflow.", hint='A new one needs target = "NODE.INPUT".')
+        there = f"It has {', '.join(list(parameters)[:MAX_LISTED])}. " if parameters else ""
+        raise UsageError(
+            "is no parameter of the workflow.",
+            hint=_meant(name, parameters) or f'{there}A new one needs target = "NODE.INPUT".',
+        )
     elif kind is not None:
         raise UsageError("is of a kind that cannot be changed.", hint="Leave kind out.")
     if values.get("choices") is not None and found.kind in ("text", "integer", "number"):
         found = msgspec.structs.replace(found, kind="choice")
+    strange = [key for key, kinds in FITTING.items() if key in values and found.kind not in kinds]
+    if strange:
+        raise UsageError(
+            f"takes no {' and no '.join(strange)}: it is of the kind {found.kind}.",
+            hint="min, max and step are for numbers, choices for a text or a number, multiline for a text.",
+        )
     made = msgspec.structs.replace(found, **values)
     if made.min is not None and made.max is not None and made.min > made.max:
         raise UsageError("has a min above its max.")
@@ -141,10 +154,16 @@ def _new(workflow: Mapping[str, Any], name: str, targets: list[str], kind: str |
     if not _NAME.fullmatch(name):
         raise UsageError("is not a name for a parameter.", hint="A name has up to 64 of a-z, 0-9, _ and -.")
     if kind is not None and kind not in KINDS:
-        raise UsageError(f"has an unknown kind {kind!r}.", hint=f"Known: {', '.join(KINDS)}.")
+        said = printable(kind[:80])
+        raise UsageError(
+            f"has an unknown kind {said!r}.", hint=_meant(kind, KINDS) or f"Known: {', '.join(KINDS)}."
+        )
     if not targets:
         raise UsageError("has no target.", hint='Write target = "NODE.INPUT".')
-    spots = [Target(found.node_id, found.input) for found in (find(workflow, target) for target in targets)]
+    spots = [
+        Target(found.node_id, found.input)
+        for found in (find(workflow, target, assigns=False) for target in targets)
+    ]
     default = workflow[spots[0].node_id].get("inputs", {}).get(spots[0].input)
     return Parameter(
         name=name,
@@ -169,7 +188,9 @@ def _kind(name: str, default: Any) -> ParameterKind:
 
 
 def _unknown(path: str, key: str, known: tuple[str, ...]) -> Problem:
-    close = close_matches(key, known)
-    return Problem(
-        path, "is not known.", f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
-    )
+    return Problem(path, "is not known.", _meant(key, known) or f"Known: {', '.join(known)}.")
+
+
+def _meant(word: str, among: Iterable[str]) -> str:
+    close = close_matches(word, among)
+    return f"Did you mean {close[0]}?" if close else ""

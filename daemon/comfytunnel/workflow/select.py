@@ -60,8 +60,9 @@ def read_assignment(option: str, text: str, form: str) -> Assignment:
     )
 
 
-def find(workflow: Mapping[str, Any], where: str, *, new: bool = False) -> Target:
-    """Return the one input that `where` means; with `new` it need not be in the node yet. UsageError says what else may have been meant."""
+def find(workflow: Mapping[str, Any], where: str, *, new: bool = False, assigns: bool = True) -> Target:
+    """Return the one input that `where` means; with `new` it need not be in the node yet. UsageError says what else may have been meant, and, where NODE.INPUT:=VALUE
+    is understood (`assigns`), how to add it."""
     splits = list(_splits(where))
     for same in (str.__eq__, _same_but_for_case):
         named: dict[str, list[str]] = {}  # by node: the input's name, as typed
@@ -84,7 +85,7 @@ def find(workflow: Mapping[str, Any], where: str, *, new: bool = False) -> Targe
         if new and named:
             [(node_id, names)] = named.items()
             return Target(node_id, names[0])
-    raise _nothing(workflow, where, splits)
+    raise _nothing(workflow, where, splits, assigns)
 
 
 def find_file(workflow: Mapping[str, Any], where: str) -> Target:
@@ -98,7 +99,7 @@ def find_file(workflow: Mapping[str, Any], where: str) -> Target:
             found = [name for name in FILE_INPUTS if isinstance(inputs.get(name), str | dict)]
             if len(found) == 1:
                 return Target(node_id, found[0])
-    return find(workflow, where)
+    return find(workflow, where, assigns=False)
 
 
 def read_value(workflow: Mapping[str, Any], target: Target, given: Assignment) -> Any:
@@ -170,17 +171,18 @@ def _ambiguous(workflow: Mapping[str, Any], where: str, node_ids: list[str]) -> 
     return UsageError(f"{where!r} fits several nodes: {listed}{more}.", hint="Name the node by its id.")
 
 
-def _nothing(workflow: Mapping[str, Any], where: str, splits: list[tuple[str, str]]) -> UsageError:
+def _nothing(
+    workflow: Mapping[str, Any], where: str, splits: list[tuple[str, str]], assigns: bool
+) -> UsageError:
     for node, name in reversed(splits):
         for node_id in _nodes(workflow, node, str.__eq__) or _nodes(workflow, node, _same_but_for_case):
             inputs = _inputs(workflow[node_id])
             near = close_matches(name, inputs)
             has = f"It has {', '.join(list(inputs)[:MAX_LISTED])}." if inputs else "It has none."
+            added = f" One that is not in the workflow is added with {node}.{name}:=VALUE, in JSON."
             return UsageError(
                 f"Node {_node(workflow, node_id)} has no input {name!r}.",
-                hint=_meant(near)
-                + printable(has)
-                + f" One that is not in the workflow is added with {node}.{name}:=VALUE, in JSON.",
+                hint=_meant(near) + printable(has) + (added if assigns else ""),
             )
     if not splits:
         return UsageError(f"{where!r} names no input.", hint="Write it as NODE.INPUT, for example 3.steps.")
