@@ -16,7 +16,7 @@ from comfytunnel.cli.words import moment
 from comfytunnel.errors import RefusedError, UsageError
 from comfytunnel.jobs.model import Job, NewJob, NodeTime, Stage, Status, Waits
 from tests.api.conftest import STARTED, WORKFLOW, Api, a_tunnel
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, on_terminal
 
 TEXT = json.dumps(WORKFLOW)
 
@@ -234,6 +234,32 @@ async def test_ended_jobs_are_forgotten_and_a_living_one_is_not(api: Api, cli: C
     assert f"comfytunnel jobs cancel {ids[1]}" in ran.err
     assert "\x1b" not in ran.out
     assert [job.id for job in await api.store.since(0)] == [ids[1]]
+
+
+async def test_files_are_deleted_only_when_somebody_agrees(api: Api, cli: Cli, tmp_path: Path) -> None:
+    """Without a terminal it wants --yes, and nothing is forgotten until then; where there is no file nobody need agree."""
+    ids = [await api.submit() for _ in range(2)]
+    for job_id in ids:
+        (tmp_path / f"{job_id}.png").write_bytes(b"x")
+        await api.scheduler.start(job_id)
+        await api.scheduler.output(job_id, tmp_path / f"{job_id}.png")
+        await api.scheduler.succeed(job_id)
+    without = await api.submit()
+    await api.scheduler.cancel(without)
+    assert (await cli("jobs", "rm", without, "--files")).code == 0
+    for words in ((), ("--json",)):
+        ran = await cli("jobs", "rm", *ids, "--files", *words)
+        assert ran.code == 2
+        assert "Delete 2 files of 2 jobs? Nobody is there to agree. Nothing was deleted." in ran.err + ran.out
+    for keys, left in (("n\n", 2), ("y\n", 1)):
+        async with on_terminal(cli, "jobs", "rm", ids[0], "--files", whole=True) as (terminal, process):
+            await terminal.until("Delete 1 file of 1 job? [y/N]")
+            terminal.type(keys)
+            await terminal.until("Nothing was deleted." if left == 2 else "forgotten")
+            assert await process.wait() == left - 1
+        assert len(await api.store.since(0)) == left
+    assert (await cli("jobs", "rm", ids[1], "--files", "--yes")).code == 0
+    assert await api.store.since(0) == []
 
 
 def test_a_time_is_said_in_the_words_of_people() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.api.conftest import SAMPLED, Api
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, on_terminal
 
 
 @pytest.fixture
@@ -50,10 +50,32 @@ async def test_a_workflow_is_added_listed_shown_and_removed(api: Api, cli: Cli, 
     assert ran.code == 2
     assert "Did you mean 'portrait'?" in ran.err
 
-    ran = await cli("workflow", "remove", "portrait")
+    ran = await cli("workflow", "remove", "portrait", "--yes")
     assert ran.code == 0
     assert [path.name for path in kept.parent.iterdir()] == ["broken.json"]
     assert (await cli("workflow", "remove", "portrait")).code == 2
+
+
+@pytest.mark.parametrize(("keys", "code"), [("n\n", 1), ("\n", 1), ("\x03", 1), ("y\n", 0)])
+async def test_a_workflow_is_removed_only_when_somebody_agrees(
+    api: Api, cli: Cli, source: Path, keys: str, code: int
+) -> None:
+    """Without a terminal, and where the answer is JSON, nobody is asked: then it wants --yes."""
+    await cli("workflow", "add", str(source))
+    kept = api.context.workflows.path / "portrait.json"
+    kept.with_suffix(".toml").write_text("")
+    ran = await cli("workflow", "remove", "portrait")
+    assert (ran.code, ran.out, kept.exists()) == (2, "", True)
+    assert "Remove portrait.json and portrait.toml? Nobody is there to agree." in ran.err
+    assert "--yes" in ran.err
+    async with on_terminal(cli, "workflow", "remove", "portrait", "--json", whole=True) as (_, process):
+        assert await process.wait() == 2
+    async with on_terminal(cli, "workflow", "remove", "portrait", whole=True) as (terminal, process):
+        await terminal.until("Remove portrait.json and portrait.toml? [y/N]")
+        terminal.type(keys)
+        await terminal.until("Nothing was removed." if code else "removed ")
+        assert await process.wait() == code
+    assert kept.exists() == kept.with_suffix(".toml").exists() == bool(code)
 
 
 async def test_nothing_is_overwritten_without_being_asked_for(api: Api, cli: Cli, source: Path) -> None:

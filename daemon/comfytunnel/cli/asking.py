@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from comfytunnel.errors import Error
+from comfytunnel.errors import Error, UsageError
 from comfytunnel.printable import printable
 
 
@@ -24,3 +24,15 @@ def asker(stopped: str) -> Callable[[str], bool] | None:
             raise Error(stopped) from None
 
     return ask
+
+
+def agree(question: str, *, yes: bool, stopped: str, quiet: bool = False) -> None:
+    """Return if somebody agrees to lose what cannot be made again, by `yes` or at the terminal; with `quiet` nobody is asked. UsageError if nobody can be, Error that
+    says `stopped` for a no."""
+    if yes:
+        return
+    ask = None if quiet else asker(stopped)
+    if ask is None:
+        raise UsageError(f"{question} Nobody is there to agree. {stopped}", hint="Say --yes to agree.")
+    if not ask(question):
+        raise Error(stopped)

@@ -246,14 +246,23 @@ def jobs_rm(
     files: Annotated[
         bool, typer.Option("--files", help="Delete their files too, as far as they are unchanged.")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete the files without asking.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Forget jobs that have ended. Their files stay where they are.
 
-    With --files those go, too: but for one that was changed since, and one that another job made as well.
+    With --files those go, too: but for one that was changed since, and one that another job made as well. You are asked first; without a terminal, and with
+    --json, it wants --yes.
     """
     client = connect()
-    for job_id in [whole_id(client, given) for given in job_ids]:
+    chosen = [client.job(job_id) for job_id in dict.fromkeys(whole_id(client, given) for given in job_ids)]
+    many = sum(len(job.outputs) for job in chosen) if files else 0
+    if many:
+        from comfytunnel.cli.asking import agree
+
+        what = f"{render.some(many, 'file')} of {render.some(len(chosen), 'job')}"
+        agree(f"Delete {what}?", yes=yes, stopped="Nothing was deleted.", quiet=as_json)
+    for job_id in [job.id for job in chosen]:
         gone = client.remove(job_id, files=files)
         exits.tell(render.json_text(gone) if as_json else render.removed_text(gone, files=files))
 

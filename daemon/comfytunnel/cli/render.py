@@ -158,7 +158,7 @@ def removed_text(removed: wire.Removed, *, files: bool) -> str:
     removed = safe(removed)
     if not files:
         stay = (
-            f"; {_some(len(removed.kept), 'file')} stay{'s' * (len(removed.kept) == 1)}"
+            f"; {some(len(removed.kept), 'file')} stay{'s' * (len(removed.kept) == 1)}"
             if removed.kept
             else ""
         )
@@ -229,9 +229,9 @@ def time_lines(times: Sequence[wire.NodeTime]) -> list[str]:
         heard = "" if time.whole else ", not all of it was heard"
         lines.append(f"{_took(time.seconds):>{width}}  {time.node_id:<4} {name}{pace}{heard}")
     if len(ran) > len(shown):
-        lines.append(f"{_some(len(ran) - len(shown), 'quicker node')} more (--json shows them)")
+        lines.append(f"{some(len(ran) - len(shown), 'quicker node')} more (--json shows them)")
     if len(times) > len(ran):
-        lines.append(f"{_some(len(times) - len(ran), 'node')} from the cache")
+        lines.append(f"{some(len(times) - len(ran), 'node')} from the cache")
     return [f"{'nodes' if not number else '':<10} {line}" for number, line in enumerate(lines)]
 
 
@@ -240,7 +240,7 @@ def _webhook(hook: wire.Webhook, now: datetime) -> str:
     if hook.state == "delivered" or not hook.last_error:
         return f"{hook.target}: {hook.state}"
     again = f"; tries again {when(hook.next_at, now)}" if hook.next_at else ""
-    return f"{hook.target}: {hook.state} after {_some(hook.attempts, 'attempt')}, {hook.last_error}{again}"
+    return f"{hook.target}: {hook.state} after {some(hook.attempts, 'attempt')}, {hook.last_error}{again}"
 
 
 def failure_lines(status: str, error: wire.JobError, trace_lines: int = 12) -> list[str]:
@@ -299,10 +299,10 @@ def history_text(outages: Sequence[wire.Outage]) -> str:
         lines = [f"{outage.began.astimezone():%Y-%m-%d %H:%M:%S}  {outage_line(outage)}"]
         how = NOTICED.get(outage.detected_by, "noticed after {}").format(_took(outage.detect_seconds))
         back = "" if outage.recover_seconds is None else f", back {_took(outage.recover_seconds)} later"
-        lines.append(f"  {how}{back}; {_some(outage.held, 'caller')} held, {outage.lost} lost")
+        lines.append(f"  {how}{back}; {some(outage.held, 'caller')} held, {outage.lost} lost")
         if outage.last_failure is not None and outage.last_failure != outage.cause:
             lines.append(
-                f"  {_some(outage.attempts, 'try', 'tries')}; the last that failed: {outage.last_failure.message}"
+                f"  {some(outage.attempts, 'try', 'tries')}; the last that failed: {outage.last_failure.message}"
             )
         blocks.append("\n".join(lines))
     return "\n".join(blocks) or "No outage is on record."
@@ -323,7 +323,7 @@ def _took(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def _some(number: int, one: str, many: str = "") -> str:
+def some(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 

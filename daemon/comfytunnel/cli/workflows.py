@@ -65,7 +65,7 @@ def add(
     folder = _folder()
     path = folder / f"{chosen}.json"
     if (path.exists() or path.is_symlink()) and not replace:
-        ask = asker("Nothing was changed.")
+        ask = None if as_json else asker("Nothing was changed.")
         if ask is None or not ask(f"There is a workflow {chosen}. Replace it?"):
             raise UsageError(
                 f"There is a workflow {chosen!r} already.", hint="Take another --name, or --replace."
@@ -154,9 +154,16 @@ def _range(each: wire.Parameter) -> str:
 
 
 @app.command("remove", epilog="Example: comfytunnel workflow remove portrait")
-def remove(name: Name, as_json: AsJson = False) -> None:
-    """Remove a workflow and the TOML beside it. Asks first, where there is a terminal."""
-    from comfytunnel.cli.asking import asker
+def remove(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a workflow and the TOML beside it.
+
+    You are asked first; without a terminal, and with --json, it wants --yes.
+    """
+    from comfytunnel.cli.asking import agree
     from comfytunnel.named import check_name
 
     folder = _folder()
@@ -167,10 +174,8 @@ def remove(name: Name, as_json: AsJson = False) -> None:
             f"There is no workflow {name!r} in {folder}.",
             hint="comfytunnel workflow list shows those that there are.",
         )
-    ask = asker("Nothing was removed.")
     names = " and ".join(path.name for path in there)
-    if ask is not None and not ask(f"Remove {names}?"):
-        raise UsageError("Nothing was removed.")
+    agree(f"Remove {names}?", yes=yes, stopped="Nothing was removed.", quiet=as_json)
     try:
         for path in there:
             path.unlink()
