@@ -125,10 +125,9 @@ async def read_json(request: web.Request, kind: type[T], most: int = BODY_LIMIT)
     than `most` bytes."""
     if (request.content_length or 0) > most:
         raise _too_large(most)  # before any of it is read
-    try:
-        body = await request.clone(client_max_size=most).read()  # who tells no length is stopped on the way
-    except web.HTTPRequestEntityTooLarge as error:
-        raise _too_large(most) from error
+    body = await request.read()
+    if len(body) > most:
+        raise _too_large(most)
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
