@@ -27,7 +27,7 @@ from comfytunnel.client import connection as sockets
 from comfytunnel.protocol import EventParser
 from tests.api import contract
 
-GUARD = {"bad_request", "host_refused", "origin_refused", "site_refused", "other_user"}
+GUARD = {"bad_request", "request_timeout", "host_refused", "origin_refused", "site_refused", "other_user"}
 CONDITIONAL = {
     304,
     412,

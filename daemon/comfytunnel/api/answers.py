@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from comfytunnel import __version__, wire
+from comfytunnel.api.arriving import arriving
 from comfytunnel.errors import ConfigError, Error, NotFoundError, RefusedError, UsageError
 from comfytunnel.peer import is_owner, peer_uid
 
@@ -40,6 +41,7 @@ STATUS = {
     "workflow_not_found": 404,
     "blob_not_found": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "host_key_mismatch": 409,
     "tunnel_down": 409,
     "hash_mismatch": 409,
@@ -76,6 +78,7 @@ CONTRACT_WORD = {400: 422, 413: 422}
 
 _BESIDE = {
     401: {"WWW-Authenticate": "Bearer"},
+    408: {"Connection": "close"},
     429: {"Retry-After": str(RETRY_AFTER)},
     503: {"Retry-After": str(RETRY_AFTER)},
 }
@@ -125,7 +128,7 @@ async def read_json(request: web.Request, kind: type[T], most: int = BODY_LIMIT)
     than `most` bytes."""
     if (request.content_length or 0) > most:
         raise _too_large(most)  # before any of it is read
-    body = await request.read()
+    body = await arriving(request, request.read())
     if len(body) > most:
         raise _too_large(most)
     try:

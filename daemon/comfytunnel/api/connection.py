@@ -13,19 +13,21 @@ from aiohttp import web
 
 from comfytunnel import __version__, wire
 from comfytunnel.api.answers import refusal
+from comfytunnel.api.arriving import SILENCE, Arriving
 from comfytunnel.errors import UsageError
 
 IDLE = 75.0  # seconds after which a connection that asks nothing is closed
 
 
-class Connection(web.RequestHandler):
-    """`server`: that of the runner which is to end it."""
+class Connection(Arriving):
+    """`server`: that of the runner which is to end it. `silence`: as in arriving.py."""
 
     __slots__ = ()
     beside: ClassVar[Mapping[str, str]] = {}
     """Headers of the answers that are given here."""
 
-    def __init__(self, server: web.Server) -> None:
+    def __init__(self, server: web.Server, silence: float = SILENCE) -> None:
+        self.silence, self.deadline = silence, None
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),

@@ -14,6 +14,7 @@ from typing import Self
 from aiohttp import hdrs, web
 
 from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, owner_only, sign
+from comfytunnel.api.arriving import SILENCE
 from comfytunnel.api.connection import Connection
 from comfytunnel.api.context import CONTEXT, Context
 from comfytunnel.api.route import Route
@@ -43,9 +44,10 @@ def _refusing_all_but(methods: Collection[str]) -> Handler:
 
 
 class Server:
-    """The API on one listening Unix socket, from `async with` to its end. The socket stays the caller's to close."""
+    """The API on one listening Unix socket, from `async with` to its end. The socket stays the caller's to close. `silence`: as in arriving.py."""
 
-    def __init__(self, its: Context, sock: socket.socket) -> None:
+    def __init__(self, its: Context, sock: socket.socket, silence: float = SILENCE) -> None:
+        self._silence = silence
         self._context = its
         self._sock = sock
         app = web.Application(client_max_size=BODY_LIMIT, middlewares=[errors_to_json, owner_only])
@@ -61,7 +63,7 @@ class Server:
         if server is None:
             raise RuntimeError("the runner has no server after its setup")
         loop = asyncio.get_running_loop()
-        self._listening = await loop.create_server(lambda: Connection(server), sock=self._sock)
+        self._listening = await loop.create_server(lambda: Connection(server, self._silence), sock=self._sock)
         return self
 
     async def __aexit__(

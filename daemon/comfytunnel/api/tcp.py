@@ -17,6 +17,7 @@ from typing import Protocol, Self
 from aiohttp import web
 
 from comfytunnel.api.answers import BODY_LIMIT, Handler, errors_to_json, refusal, sign
+from comfytunnel.api.arriving import SILENCE
 from comfytunnel.api.connection import Connection
 from comfytunnel.api.context import CONTEXT, TCP, Context
 from comfytunnel.api.page import Page
@@ -72,11 +73,12 @@ class Guard(Protocol):
 class TcpApi:
     """The API for whoever accepts connections: `async with`, then call it for the protocol of each.
 
-    `token` may be replaced at any time; "" means that everybody whom the guard lets pass is served.
+    `token` may be replaced at any time; "" means that everybody whom the guard lets pass is served. `silence`: as in arriving.py.
     """
 
-    def __init__(self, its: Context, guard: Guard, token: str) -> None:
+    def __init__(self, its: Context, guard: Guard, token: str, silence: float = SILENCE) -> None:
         self.token = token
+        self.silence = silence
         self.open: set[_Connection] = set()
         self.guard = guard
         self._open_to_all: set[Handler] = set()
@@ -143,7 +145,7 @@ class _Connection(Connection):
     beside = HEADERS
 
     def __init__(self, api: TcpApi, server: web.Server) -> None:
-        super().__init__(server)
+        super().__init__(server, api.silence)
         self._api = api
         self.stranger: Error | None = None
 

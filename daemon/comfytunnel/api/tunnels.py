@@ -9,6 +9,7 @@ from aiohttp import web
 from comfytunnel import __version__, wire
 from comfytunnel.api import queue
 from comfytunnel.api.answers import answer, read_json
+from comfytunnel.api.arriving import arriving
 from comfytunnel.api.context import Context, context
 from comfytunnel.errors import Error
 
@@ -63,7 +64,11 @@ async def reconnect(request: web.Request) -> web.Response:
 
 async def trust(request: web.Request) -> web.Response:
     """Without a body nothing is changed. Takes as long as a look at the host does: up to 10 s."""
-    asked = await read_json(request, wire.TrustRequest) if await request.read() else wire.TrustRequest()
+    asked = (
+        await read_json(request, wire.TrustRequest)
+        if await arriving(request, request.read())
+        else wire.TrustRequest()
+    )
     its = context(request)
     return answer(await its.tunnels.trust(request.match_info["name"], asked.fingerprint))
 

@@ -10,6 +10,7 @@ import aiohttp
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from comfytunnel.api.arriving import arriving
 from comfytunnel.errors import UsageError
 from comfytunnel.jobs.about import digest_of, too_large
 from comfytunnel.jobs.assets import Incoming
@@ -41,19 +42,20 @@ async def read_form(request: web.Request, coming: Incoming) -> Form:
     seen = False
     with _blame():
         number = 0
-        async for part in await request.multipart():
+        reader = await request.multipart()
+        while (part := await arriving(request, reader.next())) is not None:
             number += 1
             if number > MAX_PARTS or not isinstance(part, BodyPartReader) or part.name is None:
                 raise _unfit(
                     f"it has a part without a name, a form within, or more than {MAX_PARTS} parts", ""
                 )
             if part.name != "file":
-                texts.setdefault(part.name, []).append(await _text(part))
+                texts.setdefault(part.name, []).append(await _text(request, part))
                 continue
             if seen:
                 raise _unfit("there must be one `file`", "file")
             seen = True
-            while chunk := await part.read_chunk(PIECE):
+            while chunk := await arriving(request, part.read_chunk(PIECE)):
                 await coming.write(chunk)
     if not seen:
         raise _unfit("`file` is missing", "file")
@@ -66,9 +68,9 @@ async def read_form(request: web.Request, coming: Incoming) -> Form:
     )
 
 
-async def _text(part: BodyPartReader) -> str:
+async def _text(request: web.Request, part: BodyPartReader) -> str:
     data = bytearray()
-    while chunk := await part.read_chunk(FIELD_BYTES):
+    while chunk := await arriving(request, part.read_chunk(FIELD_BYTES)):
         data += chunk
         if len(data) > FIELD_BYTES:
             raise _unfit(f"`{str(part.name)[:80]}` is longer than {FIELD_BYTES} bytes", str(part.name)[:80])
