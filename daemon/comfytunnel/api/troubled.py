@@ -18,6 +18,7 @@ from aiohttp import web
 
 from comfytunnel import __version__, wire
 from comfytunnel.api.answers import answer, errors_to_json, owner_only, sign
+from comfytunnel.api.connection import Connection
 from comfytunnel.errors import Error
 
 LET_IN = 0.1  # seconds in which callers who were let in say what they want; who comes later waits for the successor
@@ -40,14 +41,17 @@ class Troubled:
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        self._site = web.SockSite(self._runner, self._sock)
-        await self._site.start()
+        server = self._runner.server
+        if server is None:
+            raise RuntimeError("the runner has no server after its setup")
+        loop = asyncio.get_running_loop()
+        self._listening = await loop.create_server(lambda: Connection(server), sock=self._sock)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._site.stop()
+        self._listening.close()
         await asyncio.sleep(LET_IN)  # cleanup drops whoever has not asked yet
         await self._runner.cleanup()
         self._sock.close()
