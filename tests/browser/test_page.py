@@ -294,6 +294,21 @@ async def test_a_job_of_the_command_line_shows_what_stands_in_its_workflow(looke
     await looker.until_jobs(lambda jobs: jobs[0].status == "succeeded" and jobs[0].params.get("seed", 7) != 7)
 
 
+async def test_the_viewer_tells_how_long_each_node_took(looker: Looker) -> None:
+    """In the order in which they ran, with steps; what came from the cache is counted only."""
+    page = looker.page
+    looker.world.name_workflow("slow", looker.slow(0.6), 'title = "Slow landscape"')
+    await looker.ask_for("how long, and for what", workflow="slow", seed=5)
+    await looker.tile("how long, and for what").click()
+    viewer = page.get_by_role("dialog")
+    await viewer.get_by_text("How long each node took").click()
+    await viewer.locator(".times li", has_text="DemoSampler").get_by_text("30 steps").wait_for()
+    names = await viewer.locator(".times .what").all_inner_texts()
+    assert names[-2:] == ["DemoSampler", "SaveImage"]
+    widths = await page.evaluate("[...document.querySelectorAll('.times .bar span')].map(e => e.offsetWidth)")
+    assert max(widths) == widths[-2] > 100
+
+
 async def test_two_pages_see_the_same(looker: Looker, page_world: PageWorld, chromium: Browser) -> None:
     async with Looker(page_world, chromium) as other:
         await other.ask_for("seen from both sides")

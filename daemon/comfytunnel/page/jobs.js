@@ -82,6 +82,8 @@ export async function generate(asked, wrong = () => {}) {
 
 export const graphOf = async job => (await get(`/api/v2/jobs/${job.id}/workflow`)).workflow;
 
+export const timesOf = async job => (await get(`/api/v2/jobs/${job.id}`)).comfytunnel.node_times ?? [];
+
 /** Of a graph, for a job that came another way than the form: its seeds and prompts, as settings() gives them. */
 export function settingsIn(graph) {
   const found = [];

@@ -2,14 +2,15 @@
 
 import { el, fill, icon, iconButton, set } from "./el.js";
 import { use } from "./form.js";
-import { again, graphOf, kindOf, retry, seedOf, settings, settingsIn, tiles, titleOf, workflowTitle } from "./jobs.js";
+import { again, graphOf, kindOf, retry, seedOf, settings, settingsIn, tiles, timesOf, titleOf, workflowTitle } from "./jobs.js";
 import { on } from "./model.js";
 import { content } from "./pictures.js";
 import { tell, trouble } from "./says.js";
 import { written } from "./stored.js";
-import { exactly, size, some, span } from "./words.js";
+import { brief, exactly, size, some, span } from "./words.js";
 
 const root = document.getElementById("viewer");
+const TIMES_MOST = 12; // nodes whose times are shown
 const stage = el("div.stage");
 const about = el("div.about");
 const [before, after] = [iconButton("left", "Newer", () => step(-1)), iconButton("right", "Older", () => step(1))];
@@ -70,6 +71,7 @@ function draw({ key, job, output }) {
       output && [el("dt", {}, "File"), el("dd", {}, `${output.name}, ${size(output.size_bytes)}`, job.outputs.length > 1 && `, one of ${some(job.outputs.length, "file")}`)],
       [el("dt", {}, "Job"), el("dd.id", {}, job.id)]),
     job.error?.traceback && el("details", {}, el("summary", {}, `Traceback${job.error.node_id ? ` of node ${job.error.node_id}` : ""}`), el("pre", { tabIndex: 0 }, job.error.traceback)),
+    times(job),
     graph(job));
   if (!job.comfytunnel.generated) graphOf(job).then(found => { if (shown === key) about.querySelector("dl").prepend(...told(settingsIn(found)).flat()); }, trouble);
   ways();
@@ -114,17 +116,37 @@ function deed(drawing, name, what, said) {
   return button;
 }
 
-/** The graph behind it, read when somebody wants to see it. */
-function graph(job) {
-  const text = el("pre", { tabIndex: 0 });
-  const details = el("details", {}, el("summary", {}, "Workflow as it was submitted"), text);
+/** What is read only when somebody wants to see it. */
+function folded(summary, read) {
+  const body = el("div");
+  let had = false;
+  const details = el("details", {}, el("summary", {}, summary), body);
   details.addEventListener("toggle", async () => {
-    if (!details.open || text.textContent) return;
+    if (!details.open || had) return;
     try {
-      text.textContent = written(await graphOf(job), 2);
+      fill(body, await read());
+      had = true;
     } catch (error) {
-      text.textContent = error.message;
+      fill(body, el("p.note", {}, error.message));
     }
   });
   return details;
+}
+
+const graph = job => folded("Workflow as it was submitted", async () => el("pre", { tabIndex: 0 }, written(await graphOf(job), 2)));
+const times = job => job.started_at && folded("How long each node took", async () => timed(await timesOf(job)));
+
+/** Nodes in the order of their beginnings, of many those that took longest. */
+function timed(all) {
+  const ran = all.filter(({ cached }) => !cached);
+  const longest = new Set([...ran].sort((one, other) => other.seconds - one.seconds).slice(0, TIMES_MOST));
+  const most = Math.max(...ran.map(({ seconds }) => seconds), 0.1);
+  const row = ({ title, class_type: kind, seconds, steps, whole }) => {
+    const bar = el("span");
+    bar.style.setProperty("inline-size", `${(seconds / most) * 100}%`);
+    const told = [kind !== title && kind, steps && `${some(steps, "step")}`, !whole && "not all of it was heard"].filter(Boolean).join(", ");
+    return el("li", {}, el("span.what", {}, title), el("span.quiet", {}, brief(seconds)), el("div.bar", { "aria-hidden": "true" }, bar), told && el("p.quiet", {}, told));
+  };
+  const rest = [ran.length > longest.size && `${some(ran.length - longest.size, "quicker node")} more`, all.length > ran.length && `${some(all.length - ran.length, "node")} from the cache`].filter(Boolean);
+  return [el("ol.times", {}, ran.filter(each => longest.has(each)).map(row)), (!all.length || rest.length > 0) && el("p.quiet", {}, all.length ? rest.join(", ") : "Nothing was heard of its nodes.")];
 }

@@ -57,6 +57,9 @@ export function span(seconds) {
   return parts.slice(0, 2).join(" ");
 }
 
+/** 3.42 -> "3.4 s": of what is compared. */
+export const brief = seconds => (seconds < 0.05 ? "under 0.1 s" : seconds < 60 ? `${seconds.toFixed(1)} s` : span(seconds));
+
 export const countdown = at => {
   const seconds = Math.ceil((at - Date.now()) / 1000);
   return seconds > 0 ? `in ${span(seconds)}` : "now";
