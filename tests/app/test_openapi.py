@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.app.bridge import Bridge
 from tests.app.world import World, workflow
 
@@ -26,6 +28,7 @@ CHECKS = [
 """Not: what fits must be accepted (a workflow is judged by more than its JSON)."""
 
 
+@pytest.mark.timeout(120)  # some 1,200 requests by another program: 8 s on an idle machine, 30 on a busy one
 async def test_what_the_document_tells_is_so(world: World) -> None:
     """Examples, the edges of each type, made up requests, and some after one another; always the same ones."""
     named = world.config.parent / "workflows"
