@@ -132,7 +132,7 @@ async def test_a_post_that_is_given_up_over_a_link_that_lives_is_not_delivered_a
     await bench.scheduler.remove_place("default")
     bench.scheduler.add_place(Place("default", client, Feed(Gate(1, True))))
     workflow = picture(seconds=0.3)
-    workflow["1"]["_meta"] = {"title": "x" * 27_000_000}
+    workflow["1"]["_meta"] = {"title": "x" * 12_000_000}
     job = await bench.submit(workflow)
     async with asyncio.timeout(20):
         await thin.begun.wait()
