@@ -19,6 +19,7 @@ import pytest
 from comfytunnel import wire
 from comfytunnel.api import answers
 from comfytunnel.api.listen import Lock, control_socket
+from comfytunnel.api.openapi import document
 from comfytunnel.api.routes import ROUTES
 from comfytunnel.errors import Error, RefusedError, StateError, UsageError
 from comfytunnel.peer import peer_uid
@@ -54,6 +55,15 @@ async def test_what_is_no_http_gets_the_envelope_too_and_nobody_is_woken_for_it(
     assert json.loads(body)["error"]["code"] == "bad_request"
     assert f"Server: {wire.SERVER}".encode() in head
     assert not caplog.records
+
+
+@pytest.mark.parametrize("path", ["/v1/status", "/api/v2/jobs"])
+async def test_a_line_that_is_too_long_to_be_read_is_400_and_told_of_everywhere(api: Api, path: str) -> None:
+    """Found by schemathesis: a label of some thousand characters."""
+    async with api.http.get(f"http://localhost{path}?label={'x' * 9000}") as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (400, "bad_request")
+    operation = document(ROUTES)["paths"][path]["get"]
+    assert "bad_request" in operation["responses"]["400"]["description"]
 
 
 async def test_a_wrong_method_is_405_and_says_which_is_right(api: Api) -> None:

@@ -16,6 +16,8 @@ REF = "#/components/schemas/{name}"
 JSON = "application/json"
 HEADERS = {"Idempotency-Key": {"type": "string", "pattern": f"^[ -~]{{1,{CLAIM_MOST}}}$"}}
 """What is told of the headers that are not HTTP's own."""
+UNREAD = ("bad_request",)
+"""What may be answered before it is known which route is meant, so not the table's: no HTTP, or a line of more than 8190 bytes (aiohttp)."""
 ABOUT = (
     "Served over HTTP/1.1 on the daemon's Unix socket; the name of the host does not matter. docs/api.md says more. "
     "Under /api/v2 it is the Comfy API v2 with an extra key `comfytunnel`."
@@ -79,11 +81,13 @@ def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
             "required": not route.optional,
             "content": {"multipart/form-data" if is_form else JSON: {"schema": schema_of[kind]}},
         }
+    refusals = route.refusals
+    refusals[400] = [*refusals.get(400, ()), *UNREAD]
     operation["responses"] = {
         str(status): _answer(kind, schema_of) for status, kind in route.answers.items()
     } | {
         str(status): _refusal(status, codes, schema_of, route.method == "HEAD")
-        for status, codes in route.refusals.items()
+        for status, codes in sorted(refusals.items())
     }
     return operation
 
