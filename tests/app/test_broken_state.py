@@ -64,7 +64,7 @@ async def test_it_stays_says_why_and_goes_on_with_the_config_of_now(
     await world.start(
         serving=False, through=becoming(manager.fds), pass_fds=manager.fds, **manager.environment
     )
-    assert "READY=1" in manager.said
+    await world.until(lambda: manager.said, lambda said: "READY=1" in said)  # it answers a moment before
     cause = (await world.ask(world.client.status)).cause
     assert cause is not None
     assert WORDS[kind] in f"{cause.message} {cause.hint}"

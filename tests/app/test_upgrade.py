@@ -54,8 +54,11 @@ async def test_a_service_stays_says_why_and_goes_on_when_it_is_mended(world: Wor
     newer(world)
     async with Manager(world.base) as manager:
         await world.start(serving=False, NOTIFY_SOCKET=manager.address)
+        await world.until(  # it answers a moment before it tells the manager
+            lambda: [line for line in manager.said if line.startswith("STATUS=")],
+            lambda lines: any("newer comfytunnel" in line for line in lines),
+        )
         assert "READY=1" in manager.said
-        assert any("newer comfytunnel" in line for line in manager.said if line.startswith("STATUS="))
         code, out, _ = await world.run("status")
         assert (code, "newer comfytunnel" in out) == (0, True)
         code, out, _ = await world.run("jobs", "--json")
