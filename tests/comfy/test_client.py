@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from comfytunnel.comfy import client as module
+from comfytunnel.comfy import exchange
 from comfytunnel.comfy.client import Client
 from comfytunnel.comfy.errors import Ambiguous, ComfyError, NotComfyUI, Refused, Unreachable
 from comfytunnel.comfy.shapes import MESSAGE_CHARS, TRACEBACK_CHARS, Outcome, plain, read_failure
@@ -116,7 +117,7 @@ async def test_a_login_page_is_not_comfyui(far: tuple[ComfyUI, Client], login: s
 
 async def test_the_doors_own_503_means_that_nothing_was_sent(serve: Serve) -> None:
     async def handler(_: web.Request) -> web.Response:
-        return web.json_response({}, status=503, headers={module.NOT_DELIVERED: "connect_timeout"})
+        return web.json_response({}, status=503, headers={exchange.NOT_DELIVERED: "connect_timeout"})
 
     with pytest.raises(Unreachable, match="connect_timeout"):
         await (await serve(handler)).submit(GRAPH, str(uuid4()), "me")

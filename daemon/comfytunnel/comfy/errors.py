@@ -7,7 +7,7 @@
     ├── Refused         a definite no from ComfyUI (4xx): nothing has happened; `status` and the parsed `body`
     └── NotComfyUI      something answers that is not ComfyUI (a login page, a redirect, garbage): nothing has happened
 
-aiohttp's exceptions become one of these in client.py and nowhere else.
+aiohttp's exceptions become one of these in exchange.py, and in download.py and upload.py for what they read by themselves.
 """
 
 from __future__ import annotations
