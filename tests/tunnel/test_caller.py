@@ -51,9 +51,12 @@ class HandLink:
     rtt: float | None = None
     full = False
     heard = 0.0
+    spoke = float("inf")  # what is asked is answered
 
     def __init__(self) -> None:
         self.channel = HandChannel()
+        self.asked = asyncio.Event()  # for a sign of life
+        self.alive: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.sink: asyncio.Future[Sink] = asyncio.get_running_loop().create_future()
         self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.confirmed.set_result(None)
@@ -65,6 +68,10 @@ class HandLink:
         self.sink.set_result(sink)
         await self.confirmed
         return self.channel
+
+    async def proof(self) -> None:
+        self.asked.set()
+        await self.alive
 
     async def ask(self, deadline: float) -> float | None:
         return None
@@ -84,11 +91,17 @@ async def knocking(link: HandLink) -> AsyncIterator[tuple[Door, Feed[View], sock
     try:
         async with asyncio.timeout(DEADLINE):
             await door.state.until(lambda state: bool(state.listening))
-            yield door, view, socket.create_connection(("127.0.0.1", port))
+            with socket.create_connection(("127.0.0.1", port)) as caller:
+                caller.setblocking(False)
+                yield door, view, caller
     finally:
         serving.cancel()
         await asyncio.wait([serving])
         listeners.close()
+
+
+def next_link(view: Feed[View], link: HandLink) -> None:
+    view.set(View(Tunnel(phase=Phase.UP, wanted=True, link=view.value.tunnel.link + 1), link))
 
 
 async def test_the_far_end_may_finish_after_a_caller_has_reset_and_nobody_knows_yet() -> None:
@@ -116,7 +129,7 @@ async def test_a_caller_that_left_while_a_link_failed_is_not_delivered_through_t
         while not inside._eof:  # noqa: ASYNC110 - asyncio tells nobody but the protocol
             await asyncio.sleep(0)
         first.confirmed.set_exception(LinkError(Cause(Code.CONNECTION_LOST)))
-        view.set(View(Tunnel(phase=Phase.UP, wanted=True, link=2), second))
+        next_link(view, second)
         await inside.ended
     assert second.channel.told == []
 

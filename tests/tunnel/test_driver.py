@@ -36,6 +36,7 @@ class ScriptedLink:
     rtt: float | None = 0.01
     full = False
     heard = 0.0
+    spoke = float("inf")  # what is asked is answered
 
     def __init__(self) -> None:
         self.asked = 0
@@ -46,6 +47,9 @@ class ScriptedLink:
         await asyncio.sleep(after)
 
     async def open(self, sink: Sink) -> Channel:
+        raise NotImplementedError
+
+    async def proof(self) -> None:
         raise NotImplementedError
 
     async def ask(self, deadline: float) -> float | None:

@@ -117,6 +117,7 @@ async def test_a_caller_in_flight_is_reset_within_seconds_of_a_silent_death(
             writer.write(GET)
             await writer.drain()
             await becomes_spliced(tunnel)
+            await becomes_heard(tunnel)
             relay.swallow()
             dead_at = asyncio.get_running_loop().time()
             with pytest.raises(ConnectionResetError):
@@ -127,6 +128,14 @@ async def test_a_caller_in_flight_is_reset_within_seconds_of_a_silent_death(
 
 async def becomes_spliced(tunnel: Near) -> None:
     await becomes(lambda: tunnel.door.tally.bytes_out > 0, "the caller's bytes are on their way")
+
+
+async def becomes_heard(tunnel: Near) -> None:
+    """The far side has been heard since the call came: it is in flight, and not one that came after the cut."""
+    link = tunnel.driver.view.value.link
+    (caller,) = tunnel.door._callers
+    assert link is not None
+    await becomes(lambda: link.spoke > caller._tried, "the link is heard")
 
 
 async def test_a_caller_without_channel_is_served_by_the_next_link(sshd: Sshd, tmp_path: Path) -> None:
@@ -181,6 +190,7 @@ async def test_an_upload_into_silence_is_reset_within_seconds(sshd: Sshd, tmp_pa
         async with connected(tunnel.port) as (reader, writer), asyncio.timeout(DEADLINE):
             writer.write(GET)
             await becomes_spliced(tunnel)
+            await becomes_heard(tunnel)
             relay.swallow()
             dead_at = asyncio.get_running_loop().time()
             writer.write(bytes(8 * MEGABYTE))

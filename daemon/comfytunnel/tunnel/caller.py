@@ -1,7 +1,9 @@
 """One caller at the door: held until there is a channel, then spliced to it, byte for byte and in both directions.
 
-Nothing of a caller is sent before its channel is confirmed, so a caller whose link dies before that is simply held again; so is one
-whose link is full. After that nothing is ever sent twice: when the link dies under it, the caller is reset at once. A caller that has closed its side while it was
+Nothing of a caller is sent before the far side has been heard since it came: a channel's confirmation is such a sign, a channel that was
+opened ahead is none. So a caller whose link dies before that is simply held again; so is one whose link is full. What may be sent twice
+(GET without a body) goes at once, and again by the next link if this one dies unheard (decision 0011). Nothing else is ever
+sent twice: when the link dies under it, the caller is reset at once. A caller that has closed its side while it was
 held has left, and is never delivered (a job's POST that gave up must not run later). When there is no hope, a caller
 that speaks HTTP gets a 503 with the reason, any other is closed. Whoever the guard refuses gets a 403 if that was its first request; on a connection
 that has carried one already it is reset, so that an answer under way is never mixed with ours.
@@ -17,7 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
-from comfytunnel.tunnel.dial import hung_up, reset_on_close, was_reset
+from comfytunnel.tunnel.dial import hung_up, reset_on_close
+from comfytunnel.tunnel.farside import FarSide
 from comfytunnel.tunnel.framing import Reader, Refusal
 from comfytunnel.tunnel.guard import OTHER_USER, guard, response
 from comfytunnel.tunnel.link import Channel, ChannelRefused, Link, LinkError
@@ -31,21 +34,25 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 EARLY_LIMIT = 64 << 10  # bytes kept of a caller that has no channel yet; then its socket is not read
-BULK = 16 << 10  # bytes in one read that only a transfer brings
 _WRITE_LIMIT = 1 << 20  # bytes on their way to a slow caller before its channel is no longer read
 _FIRST_BYTES = 1.0  # seconds that a caller without hope gets to show that it speaks HTTP
+_SHOWS = 0.02  # seconds that it gets to show its request before a spare channel is asked for a sign of life
 _DRAIN = 2.0  # seconds that it gets to read its 503
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT) \S")
 
 
 class Caller(asyncio.Protocol):
-    """The near side, as asyncio sees it. Its far side is `_Far`."""
+    """The near side, as asyncio sees it. Its far side is farside.py's."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # until connection_made
+        self._tried = 0.0  # when it last asked for a channel, on the loop's clock
         self._channel: Channel | None = None
+        self._unheard: tuple[Link, bytes] | None = (
+            None  # what it has sent by a link that has not been heard since
+        )
         self._early = bytearray()
         self._eof = False  # the near side sends no more
         self._far_ended = False
@@ -77,6 +84,7 @@ class Caller(asyncio.Protocol):
             if not data:
                 return  # it is held until it is whole, or refused
         if self._channel is not None:
+            self._unheard = None  # it has gone on, as if all were well
             self._door.tally.bytes_out += len(data)
             self._channel.write(data)
         elif not self._refused:
@@ -244,12 +252,17 @@ class Caller(asyncio.Protocol):
                         return _why(self._door.view.value)
                     if link.full:
                         self._door.holds(self, True)
+                    far = FarSide(self, self._transport, self._door)
+                    self._tried = self._loop.time()
                     try:
-                        channel = await link.open(_Far(self, self._transport, self._door))
+                        channel = await link.open(far)
                         if self._door.is_held(self) and self._has_left():
                             channel.abort()
                             return None
-                        return channel
+                        await self._may_go(link, channel)
+                        if not far.lost:
+                            return channel
+                        raise LinkError(Cause(Code.CONNECTION_LOST))  # it came with the sign of life
                     except LinkError:
                         dead = link
                         self._door.holds(
@@ -259,6 +272,32 @@ class Caller(asyncio.Protocol):
                         return refused.cause
         except TimeoutError:
             return _why(self._door.view.value)
+
+    async def _may_go(self, link: Link, channel: Channel) -> None:
+        """Wait until `link` has been heard since it was asked for the channel, or until what the caller sends may be sent twice. Raises LinkError."""
+        try:
+            if link.spoke < self._tried and not self._repeatable:
+                await self._until_news(_SHOWS, lambda: bool(self._early))
+                if not self._repeatable:
+                    await link.proof()
+        except BaseException:
+            channel.abort()
+            raise
+        self._unheard = (link, bytes(self._early)) if self._repeatable else None
+
+    @property
+    def _repeatable(self) -> bool:
+        return self._guard is not None and self._guard.repeatable and not self._eof
+
+    def ask_again(self) -> bool:
+        """The link has died under it. True if it is held again, because what it has asked may be asked again."""
+        unheard, self._unheard = self._unheard, None
+        if unheard is None or unheard[0].spoke > self._tried or self._eof:
+            return False
+        self._early += unheard[1]
+        self._door.holds(self, True)
+        self._serving = self._start(self._serve())
+        return True
 
     def _has_left(self) -> bool:
         """Whether a caller that was held has closed its side, even behind bytes that we have not read."""
@@ -272,7 +311,7 @@ class Caller(asyncio.Protocol):
             channel.write(bytes(self._early))
             self._early = bytearray()
         if self._eof:
-            channel.write_eof()
+            self._finish() if self._far_ended else channel.write_eof()
         channel.resume_reading()
 
     # --- no hope ----------------------------------------------------------------------------------------------------
@@ -303,51 +342,6 @@ class Caller(asyncio.Protocol):
                     await self._news.wait()
         except TimeoutError:
             return
-
-
-class _Far:
-    """What the channel's bytes go into: see link.Sink."""
-
-    def __init__(self, caller: Caller, transport: asyncio.Transport, door: Door) -> None:
-        self._caller = caller
-        self._transport = transport
-        self._door = door
-        self._loop = asyncio.get_running_loop()
-        self._complete = False
-
-    def data_received(self, data: bytes) -> None:
-        if self._caller.forsaken:
-            return
-        self._caller.answered = True
-        self._door.tally.bytes_in += len(data)
-        if len(data) >= BULK:
-            self._door.bulk_at = self._loop.time()
-        self._transport.write(data)
-
-    def eof_received(self) -> None:
-        self._complete = True
-        if not self._caller.forsaken:
-            self._caller.far_ended()
-
-    def channel_lost(self, *, clean: bool) -> None:
-        if self._caller.forsaken:
-            return  # its channel has been given up by us, and what it gets instead may still be on its way
-        self._caller.forget_channel()
-        if clean or self._complete:
-            self._caller.close()
-        else:
-            self._door.tally.lost += 1
-            self._caller.reset()
-
-    def pause_writing(self) -> None:
-        self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """A caller that has reset while we did not read gave up what it sent: none of it is passed on any more."""
-        if was_reset(self._transport.get_extra_info("socket")):
-            self._caller.reset()
-        else:
-            self._transport.resume_reading()
 
 
 def _why(view: View) -> Cause:

@@ -52,6 +52,7 @@ class Channels:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._refilling: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[float] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self.flow = Flow(partial(answer, conn), self._spawn, self._serve_line)
         self.dead = False
         self.rtt: float | None = None
@@ -99,6 +100,11 @@ class Channels:
         if self._probing is None or self._probing.done():
             self._probing = self._spawn(self.probe())
         return self._probing
+
+    def question(self) -> None:
+        """Let the far side say something, if it is there; one question at a time will do."""
+        if not self.dead and (self._asking is None or self._asking.done()):
+            self._asking = self._spawn(answer(self._conn))
 
     def reset(self) -> None:
         """The link is being aborted: whatever closes from here on did not end cleanly."""

@@ -26,6 +26,7 @@ _FIRST_LINE = re.compile(
 )  # as much as could be a request's first line
 _VERSION = b" HTTP/"  # what tells a request from other protocols that begin with a word
 _METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"TRACE ", b"CONNECT ")
+_SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")  # RFC 9110, 9.2.1
 _HTTP2 = b"PRI * HTTP/2.0"  # RFC 9113, 3.4
 
 
@@ -75,6 +76,7 @@ class Reader:
         self._sent = 0  # bytes of what is held that have passed: the beginning of a first line
         self._left = 0  # bytes of a body or chunk that are to come
         self._lines: list[bytes] = []
+        self._safe = True
         self._may_change = True  # another protocol may follow: at the beginning, after Upgrade and CONNECT
 
     @property
@@ -85,6 +87,12 @@ class Reader:
     def passes(self) -> bool:
         """It is not HTTP/1.x (any more): everything else passes, feed() need not be called again."""
         return self._at is _At.ELSE
+
+    @property
+    def repeatable(self) -> bool:
+        """What has passed is whole requests that change nothing, and without a body: a server may get them twice (RFC 9110, 9.2.2)."""
+        whole = self._at is _At.START and not self._held and not self._left
+        return bool(self.accepted) and whole and self._safe and not self.refused
 
     def feed(self, data: bytes) -> bytes:
         """Take the caller's next bytes; return what may go on now, in order. Look at `refusal` afterwards."""
@@ -203,6 +211,7 @@ class Reader:
         if self.refusal is not None:
             return False
         self.accepted += 1
+        self._safe = self._safe and head.method in _SAFE and length == 0
         self._next_request()
         self._may_change = "upgrade" in fields or head.method == "CONNECT"
         if length is None:

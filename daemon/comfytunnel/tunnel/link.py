@@ -88,6 +88,10 @@ class Link(Protocol):
         """When the far side gave its last sign of life, on the event loop's clock: bytes, or its own end of the connection."""
 
     @property
+    def spoke(self) -> float:
+        """When the last bytes came from the far side, on the event loop's clock."""
+
+    @property
     def full(self) -> bool:
         """Whether an opening would have to wait for another channel's end."""
 
@@ -96,9 +100,12 @@ class Link(Protocol):
         its channel or for an answer."""
 
     async def open(self, sink: Sink) -> Channel:
-        """A channel to the forwarded port, opened or taken from the spares, its reading paused. Raises ChannelRefused; LinkError if the
+        """A channel to the forwarded port, opened or taken from the spares, its reading paused. A spare says nothing about the link of now: see proof(). Raises ChannelRefused; LinkError if the
         link ends meanwhile. A caller that is cancelled leaves no channel behind. No deadline: the driver's question
         decides whether a link that does not confirm is dead."""
+
+    async def proof(self) -> None:
+        """Ask for a sign of life, and wait for the next bytes. Raises LinkError if the link ends first. No deadline, as for open()."""
 
     async def ask(self, deadline: float) -> float | None:
         """Ask for a sign of life. Returns the round trip in seconds if the question itself was answered, None if only

@@ -212,6 +212,10 @@ class SshLink:
         return self._witness.last_received
 
     @property
+    def spoke(self) -> float:
+        return self._witness.last_bytes
+
+    @property
     def full(self) -> bool:
         return self._channels.full
 
@@ -228,6 +232,21 @@ class SshLink:
 
     async def open(self, sink: Sink) -> Channel:
         return await self._channels.open(sink)
+
+    async def proof(self) -> None:
+        heard = self._witness.listen()
+        ended = asyncio.ensure_future(self._witness.ended.wait())
+        signs: list[asyncio.Future[Any]] = [heard, ended]
+        self._waiting.spoke(heard)
+        self._channels.question()
+        try:
+            await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
+            if not heard.done():
+                raise LinkError(self._witness.why_ended())
+        finally:
+            self._waiting.done(heard)
+            ended.cancel()
+            heard.cancel()
 
     async def silence(self, after: float, patience: float) -> None:
         loop, waiting = asyncio.get_running_loop(), self._waiting

@@ -25,7 +25,8 @@ class Witness:
 
     def __init__(self) -> None:
         self.connected = False
-        self.last_received = 0.0
+        self.last_received = 0.0  # bytes, or the far side's own end of the connection
+        self.last_bytes = 0.0
         self.banner = ""
         self.greeting = b""
         self.refusal: Cause | None = None
@@ -81,7 +82,7 @@ class Witness:
                 acknowledge = acknowledger(conn.get_extra_info("socket"))
 
                 def heard(data: bytes, datatype: Any = None) -> None:
-                    witness.last_received = loop.time()
+                    witness.last_received = witness.last_bytes = loop.time()
                     if len(witness.greeting) < _GREETING_LIMIT:
                         witness.greeting += data[: _GREETING_LIMIT - len(witness.greeting)]
                     acknowledge()
