@@ -23,6 +23,7 @@ from comfytunnel.tunnel.dial import hung_up, reset_on_close
 from comfytunnel.tunnel.farside import FarSide
 from comfytunnel.tunnel.framing import Reader, Refusal
 from comfytunnel.tunnel.guard import OTHER_USER, guard, response
+from comfytunnel.tunnel.hold import Hold
 from comfytunnel.tunnel.link import Channel, ChannelRefused, Link, LinkError
 from comfytunnel.tunnel.owner import Untold
 from comfytunnel.tunnel.state import Cause, Code, Phase
@@ -240,7 +241,7 @@ class Caller(asyncio.Protocol):
             return hopeless or (view.link is not None and view.link is not dead)
 
         try:
-            async with asyncio.timeout(self._door.hold):
+            async with Hold(self._door.hold):
                 while True:
                     if not decided(self._door.view.value):
                         self._door.holds(self, True)
@@ -262,7 +263,7 @@ class Caller(asyncio.Protocol):
                         await self._may_go(link, channel)
                         if not far.lost:
                             return channel
-                        raise LinkError(Cause(Code.CONNECTION_LOST))  # it came with the sign of life
+                        self._door.holds(self, True)  # it was lost with the sign of life
                     except LinkError:
                         dead = link
                         self._door.holds(
