@@ -18,8 +18,8 @@ from typing import Self
 
 from comfytunnel.demo.engine import Engine
 from comfytunnel.demo.faults import Faults
+from comfytunnel.demo.folders import Folders
 from comfytunnel.demo.life import Life
-from comfytunnel.demo.nodes import Folders
 from comfytunnel.feed import Feed
 
 

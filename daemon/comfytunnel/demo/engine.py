@@ -19,8 +19,10 @@ from typing import Any, Protocol
 from PIL import Image
 
 from comfytunnel.demo.faults import Faults
+from comfytunnel.demo.folders import Folders
 from comfytunnel.demo.graph import Graph, Order, is_link, signatures
-from comfytunnel.demo.nodes import NODES, Folders, Ui, jpeg, png
+from comfytunnel.demo.nodes import NODES, Ui
+from comfytunnel.demo.pictures import jpeg, png
 
 Item = tuple[Any, str, Graph, dict[str, Any], list[str], dict[str, Any]]
 """(number, prompt id, workflow, extra_data, outputs, {}): a heap of plain tuples, as in the real one, with its flaw."""

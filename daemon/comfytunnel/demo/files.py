@@ -17,7 +17,7 @@ from aiohttp import BodyPartReader, web
 from PIL import Image
 
 from comfytunnel.demo.faults import Faults
-from comfytunnel.demo.nodes import Folders
+from comfytunnel.demo.folders import Folders
 
 PIECE = 256 * 1024
 """Bytes of an upload that are read at a time."""

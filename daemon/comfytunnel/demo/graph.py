@@ -11,7 +11,8 @@ import json
 import traceback
 from typing import Any
 
-from comfytunnel.demo.nodes import NODES, REPLACED, Folders
+from comfytunnel.demo.folders import Folders
+from comfytunnel.demo.nodes import NODES, REPLACED
 
 Graph = dict[str, Any]
 Problem = dict[str, Any]

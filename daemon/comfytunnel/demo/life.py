@@ -14,7 +14,7 @@ from aiohttp import web
 from comfytunnel.demo.engine import Engine
 from comfytunnel.demo.faults import Faults
 from comfytunnel.demo.files import Files
-from comfytunnel.demo.nodes import Folders
+from comfytunnel.demo.folders import Folders
 from comfytunnel.demo.routes import Handler, Routes
 from comfytunnel.demo.sockets import Sockets
 

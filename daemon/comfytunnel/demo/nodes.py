@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
-import json
-import os
 import random
-import re
 import string
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngInfo
 
+from comfytunnel.demo.folders import Folders, models, pictures_in, save_place
 from comfytunnel.demo.painter import paint, unfinished
+from comfytunnel.demo.pictures import save
 
 MAX_RESOLUTION = 16384
 """Largest width and height in pixels (measured, 0.33)."""
@@ -41,28 +37,6 @@ RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Folders:
-    """input/, output/ and temp/ below one base."""
-
-    base: Path
-
-    def of(self, kind: str) -> Path | None:
-        """The folder of `type=kind`, None for a type that ComfyUI does not know."""
-        return self.base / kind if kind in ("input", "output", "temp") else None
-
-    def annotated(self, name: str) -> tuple[str, Path | None]:
-        """Split "a.png [temp]" into name and folder; without such an ending the folder is None."""
-        for kind in ("output", "input", "temp"):
-            if name.endswith(f"[{kind}]"):
-                return name[: -len(kind) - 3], self.base / kind
-        return name, None
-
-    def input_file(self, name: str) -> Path:
-        plain, folder = self.annotated(name)
-        return (folder or self.base / "input") / plain
 
 
 class Run(Protocol):
@@ -137,37 +111,14 @@ async def _load(run: Run, inputs: Mapping[str, Any]) -> Result:
         return ([image.convert("RGB")], [mask]), None
 
 
-def save_place(folder: Path, prefix: str, width: int, height: int) -> tuple[Path, str, int, str]:
-    """(folder, bare name, next counter, subfolder) for a filename_prefix; raises when it leaves the folder."""
-    now = time.localtime()
-    values = {"width": str(width), "height": str(height), "year": str(now.tm_year)}
-    values |= {"month": f"{now.tm_mon:02}", "day": f"{now.tm_mday:02}", "hour": f"{now.tm_hour:02}"}
-    values |= {"minute": f"{now.tm_min:02}", "second": f"{now.tm_sec:02}"}
-    for key, value in values.items():
-        prefix = prefix.replace(f"%{key}%", value)
-    subfolder, name = os.path.split(os.path.normpath(prefix))
-    target = folder / subfolder
-    if not target.resolve().is_relative_to(folder.resolve()):
-        raise Exception(f"**** ERROR: {target.resolve()} is outside of the output folder {folder.resolve()}")
-    target.mkdir(parents=True, exist_ok=True)
-    taken = re.compile(re.escape(name) + r"_(\d+)")
-    counters = [int(m[1]) for entry in target.iterdir() if (m := taken.match(entry.name))]
-    return target, name, max(counters, default=0) + 1, subfolder
-
-
 def _write(run: Run, images: Pictures, kind: str, prefix: str, level: int) -> Result:
     folder = run.folders.base / kind
     target, name, counter, subfolder = save_place(folder, prefix, images[0].width, images[0].height)
+    told = [("prompt", run.prompt), *(run.extra_pnginfo or {}).items()]
     files = []
     for number, image in enumerate(images):
-        info = PngInfo()
-        info.add_text("prompt", json.dumps(run.prompt))
-        for key, value in (run.extra_pnginfo or {}).items():
-            info.add_text(key, json.dumps(value))
-        if run.padding:
-            info.add(b"paDd", os.urandom(run.padding))
         file = f"{name.replace('%batch_num%', str(number))}_{counter + number:05}_.png"
-        image.save(target / file, pnginfo=info, compress_level=level)
+        save(image, target / file, told, padding=run.padding, level=level)
         files.append({"filename": file, "subfolder": subfolder, "type": kind})
     return (images,), {"images": files}
 
@@ -215,16 +166,6 @@ async def _fail(run: Run, inputs: Mapping[str, Any]) -> Result:
     raise RuntimeError(inputs["message"])
 
 
-def models(folders: Folders) -> list[str]:
-    """Two that are always there, and what lies in models/: as on a real one, that may change while it runs."""
-    folder = folders.base / "models"
-    return [
-        "demo-flux.safetensors",
-        "demo/demo-xl.safetensors",
-        *sorted(map(os.path.basename, folder.glob("*"))),
-    ]
-
-
 def _missing_file(folders: Folders, inputs: Mapping[str, Any]) -> tuple[str, str] | None:
     name = inputs["image"]
     return None if folders.input_file(name).is_file() else ("image", f"Invalid image file: {name}")
@@ -232,11 +173,6 @@ def _missing_file(folders: Folders, inputs: Mapping[str, Any]) -> tuple[str, str
 
 def _contents(folders: Folders, inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(folders.input_file(inputs["image"]).read_bytes()).hexdigest()
-
-
-def _pictures_in(folder: Path) -> list[str]:
-    known = Image.registered_extensions()
-    return sorted(f.name for f in folder.iterdir() if f.is_file() and f.suffix.lower() in known)
 
 
 def _int(default: int, low: int, high: int, **more: Any) -> tuple[Any, ...]:
@@ -273,7 +209,7 @@ NODES: dict[str, NodeType] = {
     ),
     "LoadImage": NodeType(
         _load,
-        lambda folders: {"image": (_pictures_in(folders.base / "input"), {"image_upload": True})},
+        lambda folders: {"image": (pictures_in(folders.base / "input"), {"image_upload": True})},
         returns=("IMAGE", "MASK"),
         display_name="Load Image",
         check=_missing_file,
@@ -372,18 +308,3 @@ def describe(name: str, folders: Folders) -> dict[str, Any]:
         "has_intermediate_output": False,
         "search_aliases": [],
     }
-
-
-def png(image: Image.Image) -> bytes:
-    """What SaveImageWebsocket sends."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def jpeg(image: Image.Image, longest: int = 512) -> bytes:
-    """A preview frame's picture: JPEG, at most `longest` pixels a side."""
-    small = ImageOps.contain(image, (longest, longest)) if max(image.size) > longest else image
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=95)
-    return buffer.getvalue()

@@ -20,8 +20,9 @@ from comfytunnel.demo import jobview
 from comfytunnel.demo.engine import Engine, Item
 from comfytunnel.demo.faults import Faults
 from comfytunnel.demo.files import Files
+from comfytunnel.demo.folders import Folders
 from comfytunnel.demo.graph import validate
-from comfytunnel.demo.nodes import NODES, REPLACED, Folders, describe
+from comfytunnel.demo.nodes import NODES, REPLACED, describe
 from comfytunnel.demo.sockets import FEATURES, Sockets
 
 FRONT_PAGE = "<!DOCTYPE html><html><head><title>ComfyUI</title></head><body>ComfyUI stand-in</body></html>"
