@@ -14,15 +14,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import get_args
-from uuid import uuid4
 
 from comfytunnel import wire
 from comfytunnel.comfy.client import Client
-from comfytunnel.comfy.errors import Ambiguous, ComfyError, NotComfyUI
-from comfytunnel.comfy.progress import listen
 from comfytunnel.config import TunnelConfig
 from comfytunnel.doctor.chain import Broken, Chain, Skipped, Words
+from comfytunnel.doctor.comfyui import ask_comfyui, hear_websocket
 from comfytunnel.doctor.house import House, look_at_config, try_disk
+from comfytunnel.doctor.lasttry import LastTry
 from comfytunnel.feed import Feed
 from comfytunnel.tunnel.dial import CONNECT_DEADLINE, Resolver, dial
 from comfytunnel.tunnel.driver import View
@@ -37,28 +36,7 @@ from comfytunnel.words import Step
 
 STEPS = get_args(Step)
 SETTLE = 4.0  # seconds for a link that is just being made or doubted: its end is worth more than a second try beside it
-ANSWER_DEADLINE = (
-    5.0  # seconds for the live link, and for a websocket's first word; both take a round trip or two
-)
-
-_WEBSOCKET_HINT = (
-    "Jobs go on without it, their progress is seen late. A proxy before ComfyUI may not pass websockets."
-)
-_BLAMED = {
-    Code.CONFIG_ERROR: "config",
-    Code.KEY_UNREADABLE: "key",
-    Code.DNS_FAILED: "dns",
-    Code.NO_ROUTE: "tcp",
-    Code.CONNECT_REFUSED: "tcp",
-    Code.CONNECT_TIMEOUT: "tcp",
-    Code.CONNECT_RESET: "banner",
-    Code.PROTOCOL_ERROR: "banner",
-    Code.HOST_KEY_CHANGED: "host_key",
-    Code.HOST_KEY_UNKNOWN: "host_key",
-    Code.AUTH_DENIED: "authentication",
-    Code.FORWARD_DENIED: "channel",
-}
-"""Which step a cause of the driver's breaks, where we cannot or may not try it ourselves."""
+ANSWER_DEADLINE = 5.0  # seconds for the live link, which takes a round trip or two
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +82,7 @@ class _Road:
         self._patient = patient
         self._chain = chain
         self._config = patient.config
+        self._last = LastTry(patient.view, patient.status)
         self._target: Target | None = None
         self._sock: socket.socket | None = None
         self._offer: Offer | None = None
@@ -162,7 +141,7 @@ class _Road:
         self._target = await Survey(self._config, with_keys=False).target()
         said, hint = await look_at_config(self._house, self._config, self._target)
         if not hint:  # what is in use is what the file says: the last try counts for it, a ProxyCommand that is not there
-            self._raise_blame("config")
+            self._last.raise_blame("config")
         return said, hint
 
     async def _keys(self) -> Words:
@@ -187,7 +166,7 @@ class _Road:
             raise Skipped("needs config")
         if self._target.direct:
             return await check(self._target)
-        self._raise_blame(name)
+        self._last.raise_blame(name)
         raise Skipped(
             "a jump host or a command leads there, and would have to be logged in to or started for this"
         )
@@ -258,7 +237,7 @@ class _Road:
         link = self._link
         if link is not None:
             return f"{link.facts.user} is logged in over the live link"
-        self._raise_blame(
+        self._last.raise_blame(
             "authentication", "key"
         )  # the key that we saw above may be one that the agent does not sign with
         tunnel = self._patient.view.value.tunnel
@@ -275,12 +254,12 @@ class _Road:
             )
         before = f" The last try: {tunnel.cause.message}" if tunnel.cause else ""
         again = f"Run `comfytunnel reconnect {self._config.name}` to try now."
-        raise Skipped(f"not tried for the doctor's sake; {self._next()}.{before}", again)
+        raise Skipped(f"not tried for the doctor's sake; {self._last.next()}.{before}", again)
 
     async def _channel(self) -> str:
         link = self._link
         if link is None:
-            self._raise_blame("channel")
+            self._last.raise_blame("channel")
             raise Skipped("needs a link")
         try:
             rtt = await link.ask(ANSWER_DEADLINE)
@@ -296,21 +275,6 @@ class _Road:
             ) from error
         return "the link delivers" if rtt is None else f"the link answered in {rtt * 1000:.0f} ms"
 
-    def _raise_blame(self, *steps: str) -> None:
-        """Raise what the driver's last try says against `steps`, if it does."""
-        tunnel = self._patient.view.value.tunnel
-        if tunnel.cause is None or tunnel.phase is Phase.DOWN or _BLAMED.get(tunnel.cause.code) not in steps:
-            return
-        raise Broken(f"{tunnel.cause.message} ({self._next()})", tunnel.cause.hint)
-
-    def _next(self) -> str:
-        after = self._patient.status().next
-        if after is None:
-            return "the tunnel waits for you"
-        return (
-            f"the tunnel tries by itself at {after.at.astimezone():%H:%M:%S}" if after.at else "it tries now"
-        )
-
     # --- what lies behind it ----------------------------------------------------------------------------------------
 
     async def _comfyui(self) -> str:
@@ -319,44 +283,12 @@ class _Road:
         taken = self._patient.doorway()
         if taken is not None:  # what answers on the port is another program
             raise LinkError(taken)
-        try:
-            version = await self._patient.client.version()
-        except ComfyError as error:
-            raise Broken(*_blame_comfyui(error, str(self._config.remote))) from error
-        return f"ComfyUI {version or 'of a version that it does not tell'} serves on {self._config.remote}"
+        return await ask_comfyui(self._patient.client, str(self._config.remote))
 
     async def _websocket(self) -> str:
         if self._link is None:
             raise Skipped("needs a link")
-        try:
-            async with (
-                asyncio.timeout(ANSWER_DEADLINE),
-                listen(self._patient.client, f"doctor-{uuid4()}") as events,
-            ):
-                await anext(aiter(events))
-        except TimeoutError:
-            raise Broken(
-                f"The websocket says nothing for {ANSWER_DEADLINE:.0f} s.", _WEBSOCKET_HINT
-            ) from None
-        except ComfyError as error:
-            raise Broken(f"The websocket does not work: {error.message}.", _WEBSOCKET_HINT) from error
-        return "it opens and speaks"
-
-
-def _blame_comfyui(error: ComfyError, remote: str) -> tuple[str, str]:
-    """What was seen and the next step."""
-    if isinstance(error, NotComfyUI):
-        hint = f"Check `remote` ({remote}): on Vast.ai 18188 is ComfyUI itself, 8188 a login page before it."
-        return f"What answers on {remote} is not ComfyUI: {error.message}.", hint
-    if isinstance(error, Ambiguous) and error.status is not None:
-        return f"ComfyUI answers with errors: {error.message}.", "Look into its log on the instance."
-    if isinstance(error, Ambiguous) and error.silent:
-        return (
-            f"ComfyUI takes connections on {remote} and does not answer.",
-            "It may be stuck: restart it there.",
-        )
-    hint = "Normal for many minutes while an instance is being set up. If it stays: does ComfyUI run there, and on this port?"
-    return f"Nothing serves on {remote} over there: {error.message}.", error.hint or hint
+        return await hear_websocket(self._patient.client)
 
 
 async def _no_tunnel() -> str:
