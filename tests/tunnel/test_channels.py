@@ -21,6 +21,7 @@ from tests.tunnel.conftest import (
     config_for,
     echo,
     hello,
+    idle,
     near,
     remote_far,
     service,
@@ -128,3 +129,39 @@ async def test_callers_leave_a_bounded_heap_on_a_link_that_confirms_nothing(tmp_
             tunnel.tell(Reconnect())
             await tunnel.up(after=1)
             assert (await tunnel.call()).endswith(b"hello")
+
+
+async def test_the_next_spare_is_opened_behind_the_answer_and_not_before_it(
+    far: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its confirmation would keep sshd from sending the answer until somebody's kernel has acknowledged it, which takes 40 ms behind a relay."""
+    monkeypatch.setattr("comfytunnel.tunnel.channels.REFILL_AFTER", DEADLINE)
+    may_answer = asyncio.Event()
+    asked = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.read(100):
+            asked.set()
+            await may_answer.wait()
+            writer.write(b"yes")
+
+    async with service(serve) as port, near(config_for(far, tmp_path, port)) as tunnel:
+        channels = await channels_of(tunnel)
+        async with connected(tunnel.port) as (reader, writer), asyncio.timeout(DEADLINE):
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asked.wait()
+            assert (len(channels._spares), len(channels._openings)) == (1, 0)
+            may_answer.set()
+            assert await reader.readexactly(3) == b"yes"
+            await becomes(lambda: len(channels._spares) == 2, "the spare is replaced")
+
+
+async def test_the_next_spare_does_not_wait_for_an_answer_that_takes_long(far: Far, tmp_path: Path) -> None:
+    async with service(idle) as port, near(config_for(far, tmp_path, port)) as tunnel:
+        channels = await channels_of(tunnel)
+        async with connected(tunnel.port) as (_, writer):
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await becomes(lambda: channels._refill_timer is not None, "the caller has its channel")
+            # Not by the question whether the link lives, which a caller without an answer brings too, and leaves a spare.
+            await becomes(lambda: channels._refill_timer is None, "the time for an answer is over")
+            await becomes(lambda: len(channels._spares) == 2, "the spare is replaced")

@@ -68,6 +68,7 @@ class Session(asyncssh.SSHTCPSession[bytes]):
         if self._sink is not None:
             self._channels.waiting.heard(self, len(data))
             self._sink.data_received(data)
+            self._channels.session_answered()
         self._flow.passed_on(self.meter, len(data))
 
     def eof_received(self) -> bool:
