@@ -14,8 +14,9 @@ import pytest
 
 from comfytunnel.errors import StateError, UsageError
 from comfytunnel.jobs import schema
-from comfytunnel.jobs.model import IllegalMoveError, Job, NewJob, Output, Stage, Status
+from comfytunnel.jobs.model import Job, NewJob, Output, Stage, Status
 from comfytunnel.jobs.store import Store
+from comfytunnel.jobs.transitions import IllegalMoveError
 
 NOW = datetime(2026, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
 NEW = NewJob(workflow={"1": {"class_type": "EmptyImage", "inputs": {"name": "ünï😀"}}}, label="x", priority=3)

@@ -11,20 +11,8 @@ from hypothesis import given as given_by
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from comfytunnel.jobs.model import (
-    MAX_LOSSES,
-    MOVES,
-    STATUSES,
-    TERMINAL,
-    Changes,
-    Failure,
-    IllegalMoveError,
-    Job,
-    Stage,
-    Status,
-    Wanted,
-    apply,
-)
+from comfytunnel.jobs.model import MAX_LOSSES, Failure, Job, Stage, Status, Wanted
+from comfytunnel.jobs.transitions import MOVES, STATUSES, Changes, IllegalMoveError, apply
 from comfytunnel.jobs.verdict import (
     Look,
     Process,
@@ -37,6 +25,7 @@ from comfytunnel.jobs.verdict import (
     overdue,
     stopped,
 )
+from comfytunnel.words import TERMINAL
 
 NOW = datetime(2026, 5, 6, tzinfo=UTC)
 FILE = Wanted(node_id="9", kind="image", filename="a.png")

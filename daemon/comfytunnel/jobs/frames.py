@@ -14,7 +14,8 @@ from datetime import datetime
 
 from comfytunnel.comfy.progress import Event, Finished, NodeStarted, PreviewFrame, Started
 from comfytunnel.jobs.listener import Listener
-from comfytunnel.jobs.model import Changes, Failure, Status
+from comfytunnel.jobs.model import Failure, Status
+from comfytunnel.jobs.transitions import Changes
 from comfytunnel.jobs.verdict import ended
 from comfytunnel.workflow.graph import Graph
 

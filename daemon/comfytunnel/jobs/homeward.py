@@ -17,11 +17,12 @@ from comfytunnel.jobs import names, outputs
 from comfytunnel.jobs.frames import Frames
 from comfytunnel.jobs.marker import Marker
 from comfytunnel.jobs.meter import Meter
-from comfytunnel.jobs.model import Changes, Failure, Job, NodeTime, Output, Stage, Status
+from comfytunnel.jobs.model import Failure, Job, NodeTime, Output, Stage, Status
 from comfytunnel.jobs.patience import Patience
 from comfytunnel.jobs.place import JobsSettings, Place
 from comfytunnel.jobs.stopwatch import Stopwatch
 from comfytunnel.jobs.store import Store
+from comfytunnel.jobs.transitions import Changes
 from comfytunnel.jobs.verdict import Process, ended, lost
 
 LATE = 2.0

@@ -14,8 +14,9 @@ import structlog
 
 from comfytunnel.errors import StateError
 from comfytunnel.jobs.line import Line
-from comfytunnel.jobs.model import Changes, Failure, Job, Stage, Status, Waits
+from comfytunnel.jobs.model import Failure, Job, Stage, Status, Waits
 from comfytunnel.jobs.store import Store
+from comfytunnel.jobs.transitions import Changes
 from comfytunnel.jobs.verdict import ended, too_late
 
 log = structlog.get_logger(__name__)

@@ -18,8 +18,9 @@ import msgspec
 
 from comfytunnel.errors import UsageError
 from comfytunnel.jobs.hookstore import HookStore
-from comfytunnel.jobs.model import Changes, Input, Job, NewJob, NodeTime, Output, Stage, Status, apply
+from comfytunnel.jobs.model import Input, Job, NewJob, NodeTime, Output, Stage, Status
 from comfytunnel.jobs.strays import Strays
+from comfytunnel.jobs.transitions import Changes, apply
 
 T = TypeVar("T")
 
@@ -202,7 +203,7 @@ class Store(Strays, HookStore):
         (any more). `canceled`: nor if a cancel was asked for meanwhile, or was not. `leaving`: now; what it leaves behind at its place is written down with the move. `times`: of its nodes,
         as far as it has run.
 
-        Raises IllegalMoveError for a move that the model does not allow.
+        Raises IllegalMoveError for a move that transitions.py does not allow.
         """
         expected = expect if isinstance(expect, set) else {expect}
 

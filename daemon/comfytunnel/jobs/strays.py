@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 import msgspec
 
 from comfytunnel.jobs.attic import Attic
-from comfytunnel.jobs.model import Changes, Job, Stage, Status, apply
+from comfytunnel.jobs.model import Job, Stage, Status
+from comfytunnel.jobs.transitions import Changes, apply
 
 _jobs = msgspec.json.Decoder(Job)
 

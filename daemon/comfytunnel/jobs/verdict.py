@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from comfytunnel.jobs.model import MAX_LOSSES, MAX_REFUSALS, Changes, Failure, Job, Stage, Status, Wanted
+from comfytunnel.jobs.model import MAX_LOSSES, MAX_REFUSALS, Failure, Job, Stage, Status, Wanted
+from comfytunnel.jobs.transitions import Changes
 
 NOT_STARTED = "not_started_in_time"
 RAN_TOO_LONG = "ran_too_long"
