@@ -25,7 +25,6 @@ from comfytunnel.feed import Feed
 from comfytunnel.history import History
 from comfytunnel.jobs.assets import Assets
 from comfytunnel.jobs.model import (
-    TERMINAL,
     Input,
     Job,
     LiveProgress,
@@ -42,6 +41,7 @@ from comfytunnel.jobs.place import JobsSettings
 from comfytunnel.jobs.scheduler import Scheduler
 from comfytunnel.jobs.store import Store
 from comfytunnel.named import Folder
+from comfytunnel.words import TERMINAL
 from comfytunnel.workflow.convert import convert
 from comfytunnel.workflow.graph import parse_api_graph
 from comfytunnel.workflow.nodeinfo import NodeInfo
