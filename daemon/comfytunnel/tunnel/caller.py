@@ -12,7 +12,6 @@ that has carried one already it is reset, so that an answer under way is never m
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
@@ -24,9 +23,10 @@ from comfytunnel.tunnel.farside import FarSide
 from comfytunnel.tunnel.framing import Reader, Refusal
 from comfytunnel.tunnel.guard import OTHER_USER, guard, response
 from comfytunnel.tunnel.hold import Hold
+from comfytunnel.tunnel.hopeless import speaks_http, unavailable, why
 from comfytunnel.tunnel.link import Channel, ChannelRefused, Link, LinkError
 from comfytunnel.tunnel.owner import Untold
-from comfytunnel.tunnel.state import Cause, Code, Phase
+from comfytunnel.tunnel.state import Cause, Phase
 
 if TYPE_CHECKING:
     from comfytunnel.tunnel.door import Door
@@ -39,7 +39,6 @@ _WRITE_LIMIT = 1 << 20  # bytes on their way to a slow caller before its channel
 _FIRST_BYTES = 1.0  # seconds that a caller without hope gets to show that it speaks HTTP
 _SHOWS = 0.02  # seconds that it gets to show its request before a spare channel is asked for a sign of life
 _DRAIN = 2.0  # seconds that it gets to read its 503
-_HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT) \S")
 
 
 class Caller(asyncio.Protocol):
@@ -223,7 +222,7 @@ class Caller(asyncio.Protocol):
             outcome = await self._wait_for_channel()
             self._door.holds(self, False)
             if isinstance(outcome, Cause):
-                await self._refuse(_unavailable(outcome))
+                await self._refuse(unavailable(outcome))
             elif outcome is None:
                 self.reset()
             else:
@@ -250,7 +249,7 @@ class Caller(asyncio.Protocol):
                         return None
                     link = self._door.view.value.link
                     if link is None:
-                        return _why(self._door.view.value)
+                        return why(self._door.view.value)
                     if link.full:
                         self._door.holds(self, True)
                     far = FarSide(self, self._transport, self._door)
@@ -272,7 +271,7 @@ class Caller(asyncio.Protocol):
                     except ChannelRefused as refused:
                         return refused.cause
         except TimeoutError:
-            return _why(self._door.view.value)
+            return why(self._door.view.value)
 
     async def _may_go(self, link: Link, channel: Channel) -> None:
         """Wait until `link` has been heard since it was asked for the channel, or until what the caller sends may be sent twice. Raises LinkError."""
@@ -320,7 +319,7 @@ class Caller(asyncio.Protocol):
     async def _refuse(self, answer: bytes) -> None:
         """`answer` for a caller that speaks HTTP, a plain close for any other."""
         await self._until_news(_FIRST_BYTES, lambda: bool(self._early))
-        if _HTTP.match(self._early):
+        if speaks_http(self._early):
             await self._answer(answer)
         else:
             self.close()
@@ -343,19 +342,3 @@ class Caller(asyncio.Protocol):
                     await self._news.wait()
         except TimeoutError:
             return
-
-
-def _why(view: View) -> Cause:
-    if view.tunnel.phase is Phase.DOWN:
-        return Cause(Code.DOWN_ON_PURPOSE)
-    if view.tunnel.phase is Phase.UP:
-        return Cause(
-            Code.CONNECT_TIMEOUT,
-            "the tunnel is up, but no channel came free for this call.",
-            "The far side confirms no channels, or too many calls are open at once; `comfytunnel reconnect` ends them all.",
-        )
-    return view.tunnel.cause or Cause(Code.CONNECT_TIMEOUT, "the tunnel is still connecting.")
-
-
-def _unavailable(cause: Cause) -> bytes:
-    return response(Refusal(503, cause.code.value, cause.message, cause.hint))
