@@ -1,5 +1,6 @@
 """The jobs on disk. The program's SQL is here, in schema.py (the tables), strays.py (a job's row, and what moved jobs leave
-behind), assetstore.py (uploads), hookstore.py (webhooks) and attic.py (what is forgotten).
+behind), outputstore.py (what came home), assetstore.py (uploads), hookstore.py (webhooks), claims.py (Idempotency-Keys)
+and attic.py (what is forgotten).
 
 Every change of a job takes the next revision, so the table is the event log: `revision` only pokes, readers ask `since(n)`.
 
@@ -10,25 +11,20 @@ and a caller that is cancelled leaves either all of it or nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import Any, TypeVar, Unpack
+from datetime import datetime
+from typing import Any, Unpack
 from uuid import uuid4
 
 import msgspec
 
 from comfytunnel.errors import UsageError
+from comfytunnel.jobs.claims import Claims
 from comfytunnel.jobs.hookstore import HookStore
 from comfytunnel.jobs.model import Input, Job, NewJob, NodeTime, Output, Stage, Status
-from comfytunnel.jobs.strays import Strays
+from comfytunnel.jobs.outputstore import OutputStore
 from comfytunnel.jobs.transitions import Changes, apply
 
-T = TypeVar("T")
-
-CLAIM_AGE = timedelta(hours=24)
-"""How long an Idempotency-Key is remembered (Comfy API v2)."""
-
 _jobs = msgspec.json.Decoder(Job)
-_outputs = msgspec.json.Decoder(Output)
 _times = msgspec.json.Decoder(list[NodeTime])
 _inputs = msgspec.json.Decoder(Input)
 
@@ -38,7 +34,7 @@ def _said(name: str) -> str:
     return f"json_extract(CAST(body AS TEXT), '$.{name}')"
 
 
-class Store(Strays, HookStore):
+class Store(OutputStore, HookStore, Claims):
     """Open with `await Store.open(path)`; every method may raise StateError (full disk, broken file)."""
 
     async def add(self, new: NewJob, *, now: datetime, claim: str | None = None) -> Job:
@@ -256,49 +252,6 @@ class Store(Strays, HookStore):
         sql = "SELECT body FROM jobs WHERE (ended_at IS NULL OR ended_at >= ?) AND json_extract(CAST(body AS TEXT), '$.doubts') > 0"
         return await self._select(sql, (since.timestamp(),))
 
-    async def add_output(self, output: Output) -> None:
-        """Say that a file has come home: the job takes the next revision. The same `ord` again replaces the record."""
-
-        def insert() -> None:
-            job = self._get(output.job_id)
-            if job is None or job.stage in (Stage.WAITING, Stage.ENDED):
-                return  # it was canceled, or moved away
-            self._db.execute(
-                "INSERT OR REPLACE INTO outputs (asset_id, job_id, ord, body, path, size) VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    output.asset_id,
-                    output.job_id,
-                    output.ord,
-                    msgspec.json.encode(output),
-                    output.path,
-                    output.size,
-                ),
-            )
-            self._put(apply(job, {}, self._next()))
-
-        await self._write(insert)
-
-    async def outputs(self, job_id: str) -> list[Output]:
-        """In the order in which ComfyUI named them."""
-
-        def read() -> list[Output]:
-            rows = self._db.execute("SELECT body FROM outputs WHERE job_id = ? ORDER BY ord", (job_id,))
-            return [_outputs.decode(row[0]) for row in rows]
-
-        return await self._run(read)
-
-    async def outputs_of(self, job_ids: Iterable[str]) -> dict[str, list[Output]]:
-        """The outputs of many jobs at once; a job without any is absent."""
-        asked = list(job_ids)
-        return await self._run(lambda: self._outputs_of(asked))
-
-    async def asset(self, asset_id: str) -> Output | None:
-        def read() -> Output | None:
-            row = self._db.execute("SELECT body FROM outputs WHERE asset_id = ?", (asset_id,)).fetchone()
-            return None if row is None else _outputs.decode(row[0])
-
-        return await self._run(read)
-
     async def remembered(self, key: str, first: str) -> str:
         """A small lasting value; `first` is kept and returned when there is none yet."""
 
@@ -321,43 +274,11 @@ class Store(Strays, HookStore):
         """Set a small lasting value."""
         await self._write(lambda: self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value)))
 
-    async def claimed(self, claim: str, now: datetime) -> None:
-        """Raises UsageError (`idempotency_key_reuse`, the id of what was made in details) if an Idempotency-Key was used in the last
-        CLAIM_AGE; the answer to a submission may have been lost, and this is how the submitter learns what became of it."""
-        await self._run(lambda: self._refuse_claimed(claim, now))
-
     # What follows runs on the store's thread.
-
-    def claim(self, claim: str, made: str, now: datetime, kind: str = "job") -> None:
-        """Within a transaction (`writing`): an Idempotency-Key is used from now on, for the job or the asset `made`. See `claimed`."""
-        self._db.execute("DELETE FROM claims WHERE at <= ?", ((now - CLAIM_AGE).timestamp(),))
-        self._refuse_claimed(claim, now)
-        self._db.execute("INSERT INTO claims VALUES (?, ?, ?)", (claim, f"{kind} {made}", now.timestamp()))
-
-    def _refuse_claimed(self, claim: str, now: datetime) -> None:
-        row = self._one(
-            "SELECT made FROM claims WHERE key = ? AND at > ?", (claim, (now - CLAIM_AGE).timestamp())
-        )
-        if row is not None:
-            kind, _, made = row[0].rpartition(" ")
-            raise UsageError(
-                "This Idempotency-Key was used before: nothing is done a second time.",
-                hint=f"It made the {kind or 'job'} {made}; for another submission send another key.",
-                code="idempotency_key_reuse",
-                details={f"{kind or 'job'}_id": made},
-            )
 
     def _workflow(self, job_id: str) -> dict[str, Any] | None:
         row = self._db.execute("SELECT workflow FROM workflows WHERE job_id = ?", (job_id,)).fetchone()
         return None if row is None else msgspec.json.decode(row[0], type=dict[str, Any])
-
-    def _outputs_of(self, job_ids: list[str]) -> dict[str, list[Output]]:
-        found: dict[str, list[Output]] = {}
-        asked = msgspec.json.encode(job_ids).decode()
-        sql = "SELECT job_id, body FROM outputs WHERE job_id IN (SELECT value FROM json_each(?)) ORDER BY job_id, ord"
-        for job_id, body in self._db.execute(sql, (asked,)):
-            found.setdefault(job_id, []).append(_outputs.decode(body))
-        return found
 
     def _inputs(self, job_id: str) -> list[Input]:
         rows = self._db.execute("SELECT body FROM inputs WHERE job_id = ? ORDER BY ord", (job_id,))
