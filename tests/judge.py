@@ -24,6 +24,7 @@ from comfytunnel.api.route import Events, Media, Route
 from comfytunnel.api.routes import ROUTES
 from comfytunnel.client import carrier
 from comfytunnel.client import connection as sockets
+from comfytunnel.decoding import schemas
 from comfytunnel.protocol import EventParser
 from tests.api import contract
 
@@ -129,8 +130,9 @@ def _route(method: str, path: str) -> Route | None:
 
 @functools.cache
 def _schema(kind: Any) -> dict[str, Any]:
-    schema: dict[str, Any] = contract.closed(msgspec.json.schema(kind))
-    return schema
+    [schema], parts = schemas([kind])
+    found: dict[str, Any] = contract.closed({**schema, "$defs": parts})
+    return found
 
 
 def _fits(kind: Any, body: Any) -> None:

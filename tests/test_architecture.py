@@ -17,7 +17,7 @@ LINES_MOST = 400
 
 # Level 6: values, texts and small tools that every room may use. jobs.model and tunnel.state are the nouns of their rooms.
 NOUNS = {
-    "wire", "wireasked", "wirecause", "wirejobs", "wireworkflows", "words", "workflow", "jobs.model", "tunnel.state", "config", "configfields", "endpoints", "sshline", "sshparts", "errors",
+    "wire", "wireasked", "wirecause", "wirejobs", "wireworkflows", "words", "workflow", "jobs.model", "tunnel.state", "config", "configfields", "decoding", "endpoints", "sshline", "sshparts", "errors",
     "ending", "feed", "folders", "log", "named", "paths", "notify", "fdstore", "printable", "protocol", "multipart",
     "peer", "threads",
 }  # fmt: skip

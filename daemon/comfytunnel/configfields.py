@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from comfytunnel import sshline
+from comfytunnel.decoding import convert
 from comfytunnel.endpoints import Tcp, absolute_path, both_loopbacks, parse_endpoint, parse_listen
 from comfytunnel.errors import UsageError
 from comfytunnel.sshparts import check_host, check_jump, check_user
@@ -30,7 +31,7 @@ _KINDS: dict[Any, str] = {
 
 def _as(kind: Any, value: Any) -> Any:
     try:
-        return msgspec.convert(value, kind)
+        return convert(value, kind)
     except msgspec.ValidationError:
         raise UsageError(f"must be {_KINDS[kind]}, not {shown(value)}.") from None
 

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from comfytunnel import wire
+from comfytunnel.decoding import decode
 from comfytunnel.feed import Feed
 from comfytunnel.tunnel.outages import SLEEP, Outage
 from comfytunnel.tunnel.state import Cause
@@ -155,7 +156,7 @@ def _lines(outages: Sequence[wire.Outage]) -> bytes:
 
 def _understood(line: bytes) -> wire.Outage | None:
     try:
-        return msgspec.json.decode(line, type=wire.Outage)
+        return decode(line, wire.Outage)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
 

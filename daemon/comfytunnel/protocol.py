@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 import msgspec
 
-from comfytunnel import wire
+from comfytunnel import decoding, wire
 from comfytunnel.errors import (
     ConfigError,
     Error,
@@ -93,7 +93,7 @@ class Call(Generic[T]):
 def error_from(status: int, body: bytes) -> Error:
     """Return the error that an answer of 400 and above carries."""
     try:
-        found = msgspec.json.decode(body, type=wire.ErrorEnvelope).error
+        found = decoding.decode(body, wire.ErrorEnvelope).error
     except msgspec.DecodeError:
         return RemoteError(f"The daemon answered with the HTTP status {status} and no reason.")
     details = dict(found.details or {})
@@ -102,7 +102,7 @@ def error_from(status: int, body: bytes) -> Error:
         with contextlib.suppress(
             msgspec.ValidationError
         ):  # an older daemon sends no list: the sentence will do
-            problems = msgspec.convert(details.get("problems"), list[Problem])
+            problems = decoding.convert(details.get("problems"), list[Problem])
             if problems:
                 return ConfigError(problems, source=str(details.get("source", "")))
     kind = _BY_CODE.get(found.code) or _BY_STATUS.get(status, RemoteError)
@@ -118,7 +118,7 @@ def version_of(server: str) -> str | None:
 def decode(body: bytes, kind: type[T]) -> T:
     """Return the JSON `body` as `kind`. RemoteError when it is something else."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        return decoding.decode(body, kind)
     except msgspec.DecodeError as error:
         raise RemoteError(
             f"The daemon's answer cannot be understood: {error}.",

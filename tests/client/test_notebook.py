@@ -13,6 +13,7 @@ import pytest
 
 from comfytunnel import AsyncClient, Client, Job, UsageError, wire
 from comfytunnel.client import shown
+from comfytunnel.decoding import convert
 from tests.api.conftest import Api
 from tests.api.conftest import api as api
 from tests.api.conftest import short as short
@@ -120,6 +121,6 @@ def test_what_is_shown_is_bounded() -> None:
 
 
 def test_a_job_without_a_client_says_how_to_get_one() -> None:
-    job = msgspec.convert(msgspec.to_builtins(a_job()), Job)
+    job = convert(msgspec.to_builtins(a_job()), Job)
     with pytest.raises(UsageError, match="knows no client"):
         job.refresh()

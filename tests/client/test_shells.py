@@ -31,6 +31,7 @@ from comfytunnel import (
     WorkflowError,
     wire,
 )
+from comfytunnel.decoding import decode
 from tests.app.world import workflow
 from tests.client.shells import TOKEN, Shell, Site, site
 
@@ -72,7 +73,7 @@ def test_run_returns_the_finished_job_with_its_pictures(any_shell: Shell, tmp_pa
     second = shell.ask(lambda _: job.save(tmp_path / "new" / "folder"))
     assert [path.read_bytes() for path in (tmp_path / "mine.png", *first, *second)] == [data] * 3
     assert first != second
-    assert msgspec.json.decode(msgspec.json.encode(job), type=wire.Job).id == job.id
+    assert decode(msgspec.json.encode(job), wire.Job).id == job.id
 
 
 def test_a_handle_is_renewed_in_place(shell: Shell) -> None:

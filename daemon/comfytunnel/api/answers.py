@@ -17,6 +17,7 @@ from aiohttp import web
 
 from comfytunnel import __version__, wire
 from comfytunnel.api.arriving import arriving
+from comfytunnel.decoding import convert, decode, schemas
 from comfytunnel.errors import ConfigError, Error, NotFoundError, RefusedError, UsageError
 from comfytunnel.peer import is_owner, peer_uid
 
@@ -132,7 +133,7 @@ async def read_json(request: web.Request, kind: type[T], most: int = BODY_LIMIT)
     if len(body) > most:
         raise _too_large(most)
     try:
-        return msgspec.json.decode(body, type=kind)
+        return decode(body, kind)
     except msgspec.ValidationError as error:
         raise _unfit(error) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -156,9 +157,9 @@ def read_query(pairs: Iterable[tuple[str, str]], kind: type[Query]) -> Query:
         if name in found:
             raise UsageError(f"The parameter {name!r} stands there twice.", hint="Send it once.")
         # Lenient, msgspec takes "null" for null and 0.5 for a time: only where a text can be nothing else.
-        told = msgspec.json.schema(known[name]).get("type")
+        told = schemas([known[name]])[0][0].get("type")
         try:
-            found[name] = msgspec.convert(value, known[name], strict=told not in ("integer", "boolean"))
+            found[name] = convert(value, known[name], strict=told not in ("integer", "boolean"))
         except msgspec.ValidationError as error:
             raise _unfit(error, f"$.{name}") from error
     return kind(**found)

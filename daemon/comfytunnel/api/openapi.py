@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from comfytunnel import __version__, wire
 from comfytunnel.api.answers import CLAIM_MOST
 from comfytunnel.api.route import Events, Form, Media, Route
+from comfytunnel.decoding import schemas
 
 REF = "#/components/schemas/{name}"
 JSON = "application/json"
@@ -27,8 +26,8 @@ ABOUT = (
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """Return the document: plain JSON values."""
     kinds = list(dict.fromkeys([*_kinds(routes), wire.ErrorEnvelope, wire.WebhookMessage]))
-    schemas, components = msgspec.json.schema_components(kinds, ref_template=REF)
-    schema_of = dict(zip(kinds, schemas, strict=True))
+    found, components = schemas(kinds, REF)
+    schema_of = dict(zip(kinds, found, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of)
@@ -96,7 +95,7 @@ def _parameters(route: Route) -> Iterator[dict[str, Any]]:
     for name in re.findall(r"\{(\w+)\}", route.path):
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     if route.query is not None:
-        shapes = msgspec.json.schema(route.query)["$defs"]
+        _, shapes = schemas([route.query])
         whole = shapes.pop(route.query.__name__)
         for name, schema in whole["properties"].items():
             needed = name in whole.get("required", ())

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from comfytunnel import wire
+from comfytunnel.decoding import convert
 from comfytunnel.printable import printable
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ _OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufe
 def safe(value: T) -> T:
     """Return the wire struct with every string in it made printable."""
     clean = _clean(msgspec.to_builtins(value, builtin_types=(datetime,)), "")
-    return msgspec.convert(clean, type(value))
+    return convert(clean, type(value))
 
 
 def _clean(value: Any, key: str) -> Any:

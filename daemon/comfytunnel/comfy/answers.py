@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from comfytunnel.comfy.shapes import JOB_KEY
+from comfytunnel.decoding import decode
 
 LARGE = 16 * 1024**2
 MAX_VALUES = 4_000_000
@@ -159,6 +160,6 @@ def _small(raw: msgspec.Raw) -> Any:
 def _typed(raw: bytes | msgspec.Raw, wanted: type[T]) -> T | None:
     """None if it is not of that type, or not JSON as msgspec wants it."""
     try:
-        return msgspec.json.decode(raw, type=wanted)
+        return decode(raw, wanted)
     except (msgspec.DecodeError, RecursionError):
         return None

@@ -12,11 +12,12 @@ from datetime import datetime
 
 import msgspec
 
+from comfytunnel.decoding import decoder
 from comfytunnel.jobs.model import Asset, Output
 from comfytunnel.jobs.store import Store
 
-_assets = msgspec.json.Decoder(Asset)
-_outputs = msgspec.json.Decoder(Output)
+_assets = decoder(Asset)
+_outputs = decoder(Output)
 
 _BY_ID = "SELECT body FROM assets WHERE id = ? AND (expires IS NULL OR expires > ?)"
 _BY_HASH = "SELECT body FROM assets WHERE blake3 = ? AND (expires IS NULL OR expires > ?) ORDER BY seq DESC"

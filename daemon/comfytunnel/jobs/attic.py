@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
+from comfytunnel.decoding import decoder
 from comfytunnel.jobs.database import Database
 from comfytunnel.jobs.model import Output
 
-_outputs = msgspec.json.Decoder(Output)
+_outputs = decoder(Output)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from datetime import datetime
 import msgspec
 import structlog
 
+from comfytunnel.decoding import decode
 from comfytunnel.errors import StateError
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.line import Line
@@ -68,7 +69,7 @@ class Floor(ABC):
                 msgspec.DecodeError
             ):  # a newer program's: an open queue is what people expect
                 if kept is not None:
-                    self.queue.set(msgspec.json.decode(kept, type=Queue))
+                    self.queue.set(decode(kept, Queue))
             for job in await self._store.waiting():
                 if not (job.partner_key and await self._without_key(job)):
                     self._stand(job)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import msgspec
 
+from comfytunnel.decoding import decoder
 from comfytunnel.feed import Feed
 from comfytunnel.jobs.database import Database
 from comfytunnel.jobs.model import Hook, Job, Webhook
 from comfytunnel.jobs.webhooks import TTL, target
 
-_hooks = msgspec.json.Decoder(Hook)
+_hooks = decoder(Hook)
 
 
 class HookStore(Database):

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 
 import msgspec
 
+from comfytunnel.decoding import decoder
 from comfytunnel.jobs.model import Output, Stage
 from comfytunnel.jobs.strays import Strays
 from comfytunnel.jobs.transitions import apply
 
-_outputs = msgspec.json.Decoder(Output)
+_outputs = decoder(Output)
 
 
 class OutputStore(Strays):

@@ -17,6 +17,7 @@ from typing import Self
 import msgspec
 
 from comfytunnel.comfy.client import MAX_CLASS
+from comfytunnel.decoding import decode
 
 MAGIC = b"comfytunnel nodes 1\n"
 MAX_CLASSES = 50_000
@@ -66,7 +67,7 @@ def classes(raw: bytes) -> dict[str, msgspec.Raw]:
 
 def _apart(raw: bytes) -> dict[str, msgspec.Raw]:
     try:
-        found = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        found = decode(raw, dict[str, msgspec.Raw])
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if len(found) > MAX_CLASSES:
@@ -144,7 +145,7 @@ class Shelf:
         size = int.from_bytes(first[-8:], "big")
         if first[:-8] != MAGIC or size > MAX_HEAD:
             raise ValueError("it is not ours")
-        head = msgspec.json.decode(self._read(begin, size), type=_Head)
+        head = decode(self._read(begin, size), _Head)
         return Index(head.told, head.nodes, begin + size)
 
     def entry(self, index: Index, class_type: str) -> bytes | None:

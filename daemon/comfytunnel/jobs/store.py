@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import msgspec
 
+from comfytunnel.decoding import decode, decoder
 from comfytunnel.errors import UsageError
 from comfytunnel.jobs.claims import Claims
 from comfytunnel.jobs.hookstore import HookStore
@@ -24,9 +25,9 @@ from comfytunnel.jobs.model import Input, Job, NewJob, NodeTime, Output, Stage, 
 from comfytunnel.jobs.outputstore import OutputStore
 from comfytunnel.jobs.transitions import Changes, apply
 
-_jobs = msgspec.json.Decoder(Job)
-_times = msgspec.json.Decoder(list[NodeTime])
-_inputs = msgspec.json.Decoder(Input)
+_jobs = decoder(Job)
+_times = decoder(list[NodeTime])
+_inputs = decoder(Input)
 
 
 def _said(name: str) -> str:
@@ -278,7 +279,7 @@ class Store(OutputStore, HookStore, Claims):
 
     def _workflow(self, job_id: str) -> dict[str, Any] | None:
         row = self._db.execute("SELECT workflow FROM workflows WHERE job_id = ?", (job_id,)).fetchone()
-        return None if row is None else msgspec.json.decode(row[0], type=dict[str, Any])
+        return None if row is None else decode(row[0], dict[str, Any])
 
     def _inputs(self, job_id: str) -> list[Input]:
         rows = self._db.execute("SELECT body FROM inputs WHERE job_id = ? ORDER BY ord", (job_id,))

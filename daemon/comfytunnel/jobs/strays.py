@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from comfytunnel.decoding import decoder
 from comfytunnel.jobs.attic import Attic
 from comfytunnel.jobs.model import Job, Stage, Status
 from comfytunnel.jobs.transitions import Changes, apply
 
-_jobs = msgspec.json.Decoder(Job)
+_jobs = decoder(Job)
 
 KEPT = timedelta(days=30)
 """How long a stray is remembered at a place that does not come back: no rented instance is away for longer and keeps its memory."""

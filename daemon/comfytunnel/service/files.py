@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from comfytunnel.decoding import decode
 from comfytunnel.errors import StateError
 from comfytunnel.paths import make_private_folder
 
@@ -79,7 +80,7 @@ class Record:
     def _load(self) -> Written:
         try:
             text = self._path.read_bytes()
-            return msgspec.json.decode(text[:RECORD_MOST], type=Written)
+            return decode(text[:RECORD_MOST], Written)
         except (OSError, msgspec.DecodeError):
             return Written()  # then what stands there counts as edited, unless it is the very same
 

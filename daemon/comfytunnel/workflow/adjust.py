@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from comfytunnel.decoding import convert
 from comfytunnel.errors import ConfigError, Problem, UsageError
 from comfytunnel.printable import printable
 from comfytunnel.wireworkflows import Parameter, Target
@@ -99,7 +100,7 @@ def _fields(path: str, fields: Any, problems: list[Problem]) -> dict[str, Any] |
             problems.append(_unknown(f"{path}.{printable(key[:80])}", key, tuple(FIELDS)))
             continue
         try:
-            values[key] = msgspec.convert(value, FIELDS[key])
+            values[key] = convert(value, FIELDS[key])
             _check_figures(value)
         except (msgspec.ValidationError, ValueError) as error:
             problems.append(Problem(f"{path}.{key}", f"does not fit: {error}."))

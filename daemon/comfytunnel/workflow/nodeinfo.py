@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from comfytunnel.decoding import decoder
+
 DYNAMIC = frozenset({"COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3", "COMFY_DYNAMICSLOT_V3"})
 """Types that stand for other inputs, which depend on the values given (read, 0.33)."""
 
@@ -80,7 +82,7 @@ class _Entry(msgspec.Struct):
     display_name: Any = None
 
 
-_decode = msgspec.json.Decoder(_Entry).decode
+_decode = decoder(_Entry).decode
 
 
 def read_node(class_type: str, raw: bytes) -> NodeInfo:
