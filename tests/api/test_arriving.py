@@ -120,14 +120,14 @@ async def test_what_comes_slowly_is_waited_for_as_long_as_it_comes(caller: Calle
     body = json.dumps({"workflow": WORKFLOW}).encode()
     await caller.head("/api/v2/jobs", len(body))
     for at in range(0, len(body), len(body) // 8):
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(PAUSE)  # no synchronisation: what is slow
         await caller.send(body[at : at + len(body) // 8])
     assert await caller.answer() == (201, "")
     form = FORM + b"the picture" * 3 + FORM_END
     await caller.head("/api/v2/assets", len(form), "multipart/form-data; boundary=x")
     await caller.send(form[:-10])
     for byte in form[-10:]:
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(PAUSE)  # as above
         await caller.send(bytes([byte]))
     assert await caller.answer() == (201, "")
 
@@ -139,7 +139,7 @@ async def test_time_in_which_our_own_disk_is_slow_is_not_the_callers(
     write = Incoming.write
 
     async def slow(self: Incoming, data: bytes) -> None:
-        await asyncio.sleep(SILENCE * 1.5)
+        await asyncio.sleep(SILENCE * 1.5)  # no synchronisation: the disk
         await write(self, data)
 
     monkeypatch.setattr(Incoming, "write", slow)

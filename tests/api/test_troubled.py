@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -11,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from comfytunnel.api.server import Server
 from comfytunnel.api.troubled import Troubled
 from comfytunnel.errors import StateError
+from comfytunnel.feed import Feed
+from tests.api.conftest import Api
 
 
 @pytest.fixture
@@ -63,3 +68,21 @@ async def test_it_says_what_is_wrong(path: Path) -> None:
     async with asyncio.timeout(10):
         _, _, told = await ask(path, "GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert told["cause"]["message"] == "The database is of a newer version."
+
+
+@pytest.mark.parametrize("turns", [2, 3])
+@pytest.mark.parametrize("whole", [False, True], ids=["troubled", "whole"])
+async def test_who_comes_in_the_moment_of_its_end_is_let_go_and_not_forgotten(
+    api: Api, short: Path, turns: int, whole: bool
+) -> None:
+    with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as caller:
+        sock.bind(str(short / "other.sock"))
+        sock.listen()
+        its = dataclasses.replace(api.context, closing=Feed(False))
+        async with Server(its, sock) if whole else Troubled(StateError("It is away."), "config.toml", sock):
+            caller.connect(str(short / "other.sock"))
+            for _ in range(turns):  # of the loop: it is accepted, and nobody has been told
+                await asyncio.sleep(0)
+        caller.settimeout(10)
+        assert caller.recv(1) == b""
+    gc.collect()  # a socket that is forgotten is a warning then, and warnings are errors

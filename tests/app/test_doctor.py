@@ -16,7 +16,7 @@ import pytest
 from comfytunnel import wire
 from tests.app.world import DEADLINE, World
 from tests.fakes.sshd import Sshd, free_port
-from tests.tunnel.conftest import becomes
+from tests.tunnel.conftest import becomes, service
 from tests.tunnel.test_keys import agent_with, encrypted_key
 
 STEPS = (
@@ -218,11 +218,9 @@ async def test_what_answers_is_silent_or_no_ssh(world: World, says: bytes, words
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(says)
         await reader.read()  # until the other side goes
-        writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        world.write_config(port=server.sockets[0].getsockname()[1])
+    async with service(answer) as port:
+        world.write_config(port=port)
         await world.start(serving=False)
         report = await examined(world)
         assert report.broken == "banner"

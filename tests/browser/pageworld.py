@@ -182,6 +182,15 @@ class Looker:
         await self.ask_for(prompt, workflow="endless")
         await self.page.locator("#running .job", has_text=prompt).wait_for()
 
+    async def line_of_four(self, running: str) -> None:
+        """Jobs one, two, three and four wait in a paused queue behind one that runs."""
+        await self.endless(running)
+        await self.page.get_by_role("button", name="Pause").click()
+        await self.page.get_by_text("Paused: nothing more is given").wait_for()
+        for prompt in ("one", "two", "three", "four"):
+            await self.ask_for(prompt)
+        await self.order("one", "two", "three", "four")
+
     async def made(self, prompt: str, **params: Any) -> None:
         """A picture that is in the gallery."""
         await self.ask_for(prompt, **params)

@@ -134,12 +134,7 @@ async def test_while_the_tunnel_is_away_jobs_wait_and_say_why_over_a_reload(look
 async def test_the_queue_can_be_paused_put_in_order_and_thinned(looker: Looker) -> None:
     """By buttons and by dragging; the daemon's own order follows."""
     page = looker.page
-    await looker.endless("first things first")
-    await page.get_by_role("button", name="Pause").click()
-    await page.get_by_text("Paused: nothing more is given").wait_for()
-    for prompt in ("one", "two", "three", "four"):
-        await looker.ask_for(prompt)
-    await looker.order("one", "two", "three", "four")
+    await looker.line_of_four("first things first")
     await page.get_by_role("button", name="Earlier: three").click()
     await looker.order("one", "three", "two", "four")
     await page.get_by_role("button", name="Later: one").click()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -95,9 +95,9 @@ async def test_two_pictures_that_are_dropped_fill_two_fields_and_the_job_waits_f
     await choose(looker, "photos")
     held = asyncio.Event()
 
-    async def slowly(route: object) -> None:
+    async def slowly(route: Any) -> None:
         await held.wait()
-        await route.continue_()  # type: ignore[attr-defined]  # playwright's Route, which is imported by who has it
+        await route.continue_()
 
     await page.route("**/api/v2/assets", slowly)
     await page.evaluate(DROP_TWO, list(PNG))
@@ -145,12 +145,7 @@ async def test_what_is_said_is_seen_above_a_picture_and_read_out_seldom(looker: 
 
 async def test_the_focus_stays_on_the_button_that_moves_a_job(looker: Looker) -> None:
     page = looker.page
-    await looker.endless("first of all")
-    await page.get_by_role("button", name="Pause").click()
-    await page.get_by_text("Paused: nothing more is given").wait_for()
-    for prompt in ("one", "two", "three", "four"):
-        await looker.ask_for(prompt)
-    await looker.order("one", "two", "three", "four")
+    await looker.line_of_four("first of all")
     await page.get_by_role("button", name="Earlier: four").focus()
     for order in (
         ("one", "two", "four", "three"),

@@ -204,9 +204,13 @@ async def test_one_place_that_takes_it_is_enough(bench: Bench) -> None:
     await refused(bench, wrong())
     client = Client("http://127.0.0.1:9")
     bench.scheduler.add_place(Place("other", client, Feed(Gate(None, False))))
-    assert (await bench.submit(wrong())).warnings == ()
+    taken = await bench.submit(wrong())
+    assert taken.warnings == ()
     with pytest.raises(WorkflowError):
         await bench.submit(wrong(), tunnel="default")
+    assert (
+        await bench.ends(taken)
+    ).status is Status.FAILED  # given to the one that is up, which judges it on arrival
     await bench.scheduler.remove_place("other")
     await refused(bench, wrong())
     await client.close()

@@ -115,7 +115,7 @@ async def test_whoever_waits_no_more_gives_up_the_copy_and_the_database_stays_as
     monkeypatch.setattr(backup, "_STEP", 1)  # some thousand looks
     opening = asyncio.create_task(Store.open(path))
     async with asyncio.timeout(10):
-        while not (tmp_path / "jobs.db.backup").exists():  # noqa: ASYNC110 - a thread makes it
+        while not (tmp_path / "jobs.db.backup").exists():  # noqa: ASYNC110 - a thread makes it, and a file has no bell
             await asyncio.sleep(0)
         opening.cancel()
         await asyncio.wait({opening})

@@ -19,6 +19,7 @@ from comfytunnel.api.connection import Connection
 from comfytunnel.api.context import CONTEXT, Context
 from comfytunnel.api.route import Route
 from comfytunnel.api.routes import ROUTES
+from comfytunnel.ending import end_accepting
 
 STOP_GRACE = 1.0  # seconds that requests under way get when the daemon stops; it has 2 s in all
 
@@ -70,6 +71,6 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Take no more callers, end the streams at once, let the rest finish within STOP_GRACE."""
-        self._listening.close()
+        await end_accepting(self._listening)
         self._context.closing.set(True)
         await self._runner.cleanup()

@@ -19,6 +19,7 @@ from aiohttp import web
 from comfytunnel import __version__, wire
 from comfytunnel.api.answers import answer, errors_to_json, owner_only, sign
 from comfytunnel.api.connection import Connection
+from comfytunnel.ending import end_accepting
 from comfytunnel.errors import Error
 
 LET_IN = 0.1  # seconds in which callers who were let in say what they want; who comes later waits for the successor
@@ -51,7 +52,7 @@ class Troubled:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._listening.close()
+        await end_accepting(self._listening)
         await asyncio.sleep(LET_IN)  # cleanup drops whoever has not asked yet
         await self._runner.cleanup()
         self._sock.close()

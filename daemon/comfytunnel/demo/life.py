@@ -17,6 +17,7 @@ from comfytunnel.demo.files import Files
 from comfytunnel.demo.folders import Folders
 from comfytunnel.demo.routes import Handler, Routes
 from comfytunnel.demo.sockets import Sockets
+from comfytunnel.ending import end_accepting
 
 UPLOAD_LIMIT = 100 * 1024 * 1024
 """Bytes in one request's body; more is a 413 (measured, 0.33)."""
@@ -92,10 +93,7 @@ class Life:
     async def end(self) -> None:
         self._ended = True
         if self._server:
-            self._server.close()
-        await (
-            _some_turns()
-        )  # aiohttp closes only what it has met: let it meet the connections that are just being accepted
+            await end_accepting(self._server)  # aiohttp closes only what it has met
         for task in self._tasks:
             task.cancel()
         # A worker that died of a re-used id with a number, or a publisher of a clientId that is a list, is part of the game.
@@ -111,7 +109,7 @@ class Life:
         except TypeError:
             assert self._server is not None
             assert self._runner is not None
-            self._server.close()
+            await end_accepting(self._server)
             if self._runner.server:
                 await self._runner.server.shutdown(DYING_SECONDS)
 

@@ -12,6 +12,8 @@ import functools
 import socket
 import struct
 
+from comfytunnel.ending import end_accepting
+
 CHUNK = 256 * 1024
 """Bytes copied at a time."""
 
@@ -83,7 +85,9 @@ class Relay:
         await self.start(self._target, self._host, self.port)
 
     async def stop(self) -> None:
-        self.unbind()
+        if self._server:
+            await end_accepting(self._server)
+            self._server = None
         self.cut()
         tasks = list(self._pairs)
         for task in tasks:

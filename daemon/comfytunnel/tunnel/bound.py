@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from comfytunnel.config import Endpoint, Tcp
+from comfytunnel.ending import end_accepting
 from comfytunnel.feed import Feed
 from comfytunnel.tunnel.holder import holder_of
 from comfytunnel.tunnel.listeners import BACKLOG, Listeners
@@ -23,7 +24,6 @@ from comfytunnel.tunnel.state import Cause, Code
 log = structlog.get_logger(__name__)
 
 BIND_AGAIN = 5.0  # seconds between tries for a port that is taken
-_ARRIVAL_TURNS = 3  # of the loop from accept() to connection_made (3.11-3.13); a server that is closed between drops the caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,7 @@ class Bound:
 
     async def end_accepting(self) -> None:
         """From here on callers wait in the backlog, for whoever serves the socket after us; nobody is lost between."""
-        loop = asyncio.get_running_loop()
-        for server in self._servers.values():
-            for sock in server.sockets:
-                loop.remove_reader(sock.fileno())
-        for _ in range(_ARRIVAL_TURNS):
-            await asyncio.sleep(0)
-        for server in self._servers.values():
-            server.close()
+        await end_accepting(*self._servers.values())
 
     def _announce(self, endpoint: Endpoint, cause: Cause | None) -> None:
         self._causes.pop(endpoint, None)
