@@ -44,10 +44,10 @@ async def cut_and_back(world: World, count: int) -> wire.Outage:
 
 
 async def stuck_caller(world: World) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A caller with a request under way that will not be answered."""
+    """A caller with a request under way that will not be answered, and may not be sent twice."""
     world.comfyui.faults.slow_answers = 60.0
     reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
-    writer.write(b"GET /queue HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    writer.write(b"POST /queue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
     await world.until(lambda: world.client.tunnel("default"), lambda found: found.counters.channels > 0)
     return reader, writer
 

@@ -16,6 +16,8 @@ from typing import Any
 
 from tests.walks.virtual import LIFE, Life, VirtualLoop
 
+NO_DESCRIPTOR = 1 << 30
+"""A number that no open file has."""
 HOLD = 30.0
 """Seconds that the door holds a caller while there is no link."""
 NOT_DELIVERED = b"HTTP/1.1 503 Service Unavailable\r\nX-Comfytunnel-Cause: connecting\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -370,6 +372,9 @@ class Listening:
 
     def getsockname(self) -> tuple[str, int]:
         return "127.0.0.1", 8188
+
+    def fileno(self) -> int:
+        return NO_DESCRIPTOR
 
     def close(self) -> None:
         if self._road.listener is self._factory:
