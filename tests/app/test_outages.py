@@ -15,6 +15,8 @@ from comfytunnel.client import Client
 from tests.app.world import DEADLINE, World, workflow
 from tests.watch.logind import FakeLogind, bus_at
 
+LARGE = 300_000  # bytes that nobody else sends here
+
 
 def file_of(world: World) -> Path:
     return world.base / "state" / "outages.jsonl"
@@ -46,9 +48,13 @@ async def cut_and_back(world: World, count: int) -> wire.Outage:
 async def stuck_caller(world: World) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A caller with a request under way that will not be answered, and may not be sent twice."""
     world.comfyui.faults.slow_answers = 60.0
+    before = (await world.ask(lambda: world.client.tunnel("default"))).counters.bytes_out
     reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
-    writer.write(b"POST /queue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
-    await world.until(lambda: world.client.tunnel("default"), lambda found: found.counters.channels > 0)
+    writer.write(b"POST /queue HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % LARGE)
+    writer.write(bytes(LARGE))
+    await world.until(
+        lambda: world.client.tunnel("default"), lambda found: found.counters.bytes_out >= before + LARGE
+    )
     return reader, writer
 
 
