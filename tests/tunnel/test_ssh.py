@@ -18,6 +18,7 @@ from tests.fakes.relay import Relay
 from tests.fakes.sshd import Sshd, free_port
 from tests.tunnel.callers import HASTY, inside
 from tests.tunnel.conftest import (
+    DEADLINE,
     Far,
     becomes,
     config_for,
