@@ -337,7 +337,7 @@ async def test_a_key_for_partner_nodes_goes_with_its_job_once_that_is_allowed(se
 async def test_what_is_submitted_without_a_tunnel_waits_and_ends(
     served: World,
 ) -> None:
-    served.remote.unbind()
+    await served.remote.unbind()
     served.remote.cut()
 
     def submit() -> str:

@@ -31,7 +31,7 @@ async def test_a_workflow_goes_in_and_a_picture_comes_out(world: World) -> None:
 
 
 async def test_a_job_is_accepted_without_a_tunnel_and_runs_when_there_is_one(world: World) -> None:
-    world.remote.unbind()
+    await world.remote.unbind()
     await world.start(serving=False)
     job = await world.submit(workflow(2))
     assert job.status == "queued"

@@ -115,7 +115,7 @@ async def test_a_sleep_is_recorded_as_one(world: World) -> None:
 
 
 async def test_a_start_without_a_way_is_an_outage_and_what_the_user_asks_for_is_none(world: World) -> None:
-    world.remote.unbind()
+    await world.remote.unbind()
     await world.start(serving=False)
     await world.until(lambda: world.client.tunnel("default"), lambda found: found.phase == "waiting")
     await world.remote.rebind()
@@ -152,7 +152,7 @@ async def test_the_record_survives_a_kill_and_half_a_line(world: World) -> None:
 
 async def test_an_outage_that_goes_on_at_the_stop_is_recorded_as_not_recovered(world: World) -> None:
     await world.start()
-    world.remote.unbind()
+    await world.remote.unbind()
     world.remote.cut()
     await world.until(
         world.client.outages, lambda found: len(found) == 1 and found[0].last_failure is not None

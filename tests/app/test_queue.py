@@ -26,7 +26,7 @@ async def stop_comfyui(world: World) -> None:
 
 
 async def no_server(world: World) -> None:
-    world.remote.unbind()
+    await world.remote.unbind()
 
 
 async def no_key(world: World) -> None:

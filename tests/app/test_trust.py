@@ -59,7 +59,7 @@ async def test_the_command_trusts_the_fingerprint_that_it_is_given_and_no_other(
 async def test_an_instance_that_is_gone_is_no_reason_to_trust_anything(world: World) -> None:
     await halted(world)
     world.remote.refuse_connections = True
-    world.remote.unbind()
+    await world.remote.unbind()
     code, _, err = await world.run("trust", "--yes")
     assert code == 1
     assert "refused" in err

@@ -108,7 +108,7 @@ async def test_again_of_a_job_whose_graph_was_changed_runs_that_graph(looker: Lo
 async def test_while_the_tunnel_is_away_jobs_wait_and_say_why_over_a_reload(looker: Looker) -> None:
     """What was typed and what waits is there again; when the tunnel is back the job runs by itself."""
     page, world = looker.page, looker.world
-    world.remote.unbind()
+    await world.remote.unbind()
     world.remote.cut()
     try:
         await page.get_by_role("heading", name="Waiting for the next try").wait_for()

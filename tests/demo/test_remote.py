@@ -169,7 +169,7 @@ async def test_unbound_port(remote: Remote) -> None:
     """unbind() means "connection refused" for new ones, rebind() listens on the same port again."""
     port = remote.port
     async with await connect(remote) as conn:
-        remote.unbind()
+        await remote.unbind()
         with pytest.raises(ConnectionRefusedError):
             await connect(remote)
         assert await asks(conn)

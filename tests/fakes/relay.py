@@ -19,6 +19,7 @@ import sys
 from types import TracebackType
 from typing import Self
 
+from comfytunnel.ending import end_accepting
 from tests.fakes.lanes import CHUNK, QUEUE_SECONDS, Connection, Line
 
 CLOSE_DEADLINE = 5.0  # seconds
@@ -58,22 +59,12 @@ class Relay:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._accept_no_more()
-        self.refuse()
+        await self.refuse()
         self.reset_all()
         if self._socket is not None:
             self._socket.close()
         async with asyncio.timeout(CLOSE_DEADLINE):
             await self._empty.wait()
-
-    async def _accept_no_more(self) -> None:
-        """asyncio forgets, unclosed, a socket that it has accepted but not handed to us when its server is closed."""
-        if self._server is None:
-            return
-        for sock in self._server.sockets:
-            asyncio.get_running_loop().remove_reader(sock.fileno())
-        for _ in range(3):  # turns of the loop: its task begins, makes the transport, tells us
-            await asyncio.sleep(0)
 
     @property
     def live(self) -> int:
@@ -105,13 +96,13 @@ class Relay:
         self.swallows_new = True
         self.swallow()
 
-    def refuse(self, *, reset: bool = False) -> None:
+    async def refuse(self, *, reset: bool = False) -> None:
         """New connections are refused, or with `reset` accepted and reset at once; live ones stay."""
         self.resets_new = reset
         if reset or self._server is None:
             return
-        self._server.close()
-        self._server = None
+        server, self._server = self._server, None
+        await end_accepting(server)
         self._socket = self._bound()
 
     async def heal(self) -> None:
@@ -165,9 +156,9 @@ async def _obey(relay: Relay, words: list[str]) -> None:
         case ["swallow-new"]:
             relay.swallow_new()
         case ["refuse"]:
-            relay.refuse()
+            await relay.refuse()
         case ["refuse-reset"]:
-            relay.refuse(reset=True)
+            await relay.refuse(reset=True)
         case ["heal"]:
             await relay.heal()
         case ["delay", seconds]:

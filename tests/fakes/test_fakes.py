@@ -247,12 +247,12 @@ async def test_swallow_new_keeps_new_callers_in_silence_until_healed() -> None:
 
 async def test_refuse_refuses_and_heal_listens_on_the_same_port() -> None:
     async with echo() as port, Relay(port) as relay:
-        relay.refuse()
+        await relay.refuse()
         with pytest.raises(ConnectionRefusedError):
             await call(relay.port)
-        relay.refuse()
+        await relay.refuse()
         await relay.heal()
-        relay.refuse(reset=True)
+        await relay.refuse(reset=True)
         with pytest.raises(ConnectionResetError):
             await call(relay.port)
         await relay.heal()

@@ -97,7 +97,7 @@ async def refuse_reset(site: Site, leave: Leave) -> None:
 
 async def _outage(site: Site, *, refuse_with_reset: bool) -> None:
     """Shorter than `hold`: nobody is turned away. The status must not say "up" meanwhile."""
-    site.relay.refuse(reset=refuse_with_reset)
+    await site.relay.refuse(reset=refuse_with_reset)
     try:
         site.relay.reset_all()
         await _all(site, lambda found: found.phase in ("connecting", "waiting"), "seen as away")
@@ -137,7 +137,7 @@ async def flurry(site: Site, leave: Leave) -> None:
             case "reconnect":
                 await reconnect(site, leave)
             case "refuse":
-                site.relay.refuse()
+                await site.relay.refuse()
                 site.relay.reset_all()
                 await asyncio.sleep(site.rng.uniform(0, 1))
                 await site.relay.heal()

@@ -20,6 +20,7 @@ import pytest
 
 from comfytunnel.config import Tcp, TunnelConfig
 from comfytunnel.demo.remote import Remote
+from comfytunnel.ending import end_accepting
 from comfytunnel.fdstore import Handed
 from comfytunnel.notify import Notifier
 from comfytunnel.tunnel.dial import Resolver
@@ -68,8 +69,10 @@ async def service(serve: Serve, where: int | Path = 0) -> AsyncIterator[int]:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # callers that break off are what many tests are about
         finally:
-            open_ones.discard(writer)
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            open_ones.discard(writer)
 
     if isinstance(where, Path):
         server = await asyncio.start_unix_server(guarded, where)
@@ -78,9 +81,8 @@ async def service(serve: Serve, where: int | Path = 0) -> AsyncIterator[int]:
     try:
         yield 0 if isinstance(where, Path) else server.sockets[0].getsockname()[1]
     finally:
-        server.close()
-        for _ in range(4):  # asyncio's turns from a connection that was just accepted to its handler
-            await asyncio.sleep(0)
+        await end_accepting(server)
+        await asyncio.sleep(0)  # asyncio's turn from a connection that was met to its handler
         for writer in list(open_ones):
             writer.transport.abort()
         await becomes(lambda: not open_ones, "the service has ended its connections")

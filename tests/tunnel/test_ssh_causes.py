@@ -246,7 +246,7 @@ async def ended(*words: str) -> int | None:
 
 async def test_a_relay_that_resets_before_the_handshake_is_retried(tmp_path: Path) -> None:
     async with sshd_far(tmp_path) as far, Relay(far.port) as relay, service(hello) as port:
-        relay.refuse(reset=True)
+        await relay.refuse(reset=True)
         async with near(config_for(far, tmp_path, port, port=relay.port)) as tunnel:
             assert await cause_of(tunnel) is Code.CONNECT_RESET
             await relay.heal()

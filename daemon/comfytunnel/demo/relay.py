@@ -74,10 +74,10 @@ class Relay:
         self.port = self._server.sockets[0].getsockname()[1]
         return self.port
 
-    def unbind(self) -> None:
+    async def unbind(self) -> None:
         """Close the listening socket only: new connections meet "connection refused", living ones go on."""
         if self._server:
-            self._server.close()
+            await end_accepting(self._server)
             self._server = None
 
     async def rebind(self) -> None:
@@ -85,9 +85,7 @@ class Relay:
         await self.start(self._target, self._host, self.port)
 
     async def stop(self) -> None:
-        if self._server:
-            await end_accepting(self._server)
-            self._server = None
+        await self.unbind()
         self.cut()
         tasks = list(self._pairs)
         for task in tasks:

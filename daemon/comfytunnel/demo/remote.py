@@ -10,11 +10,12 @@ import asyncio
 import functools
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import asyncssh
 
 from comfytunnel.demo.relay import Relay
+from comfytunnel.ending import end_accepting
 
 LOGIN_SECONDS = 20.0
 """How long a client may take to authenticate."""
@@ -53,6 +54,7 @@ class Remote:
         self._relay = Relay()
         self._acceptor: asyncssh.SSHAcceptor | None = None
         self._stopping = asyncio.Event()
+        self._connected: set[asyncssh.SSHServerConnection] = set()
         self._forwarding: set[asyncio.Task[Any]] = set()
 
     @property
@@ -102,9 +104,15 @@ class Remote:
         self._stopping.set()
         await self._relay.stop()
         if self._acceptor:
-            self._acceptor.close()
+            # asyncssh's acceptor hands on to asyncio's server what it does not know itself.
+            await end_accepting(cast(asyncio.Server, self._acceptor))
+            # The relay has closed its end of these, but a busy kernel may take its time to tell them.
+            for conn in list(self._connected):
+                conn.abort()
+                await conn.wait_closed()
             await self._acceptor.wait_closed()
             self._acceptor = None
+            await asyncio.sleep(0)  # asyncio closes the socket of an aborted transport a turn later
         if self._forwarding:
             await asyncio.wait(self._forwarding, timeout=LOGIN_SECONDS)
 
@@ -120,9 +128,9 @@ class Remote:
         """Frozen connections go on where they stopped."""
         self._relay.unfreeze()
 
-    def unbind(self) -> None:
+    async def unbind(self) -> None:
         """New connections meet "connection refused"; living ones go on."""
-        self._relay.unbind()
+        await self._relay.unbind()
 
     async def rebind(self) -> None:
         """Listen again on the same port."""
@@ -159,9 +167,11 @@ class _Server(asyncssh.SSHServer):
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._conn = conn
+        self._remote._connected.add(conn)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
+        self._remote._connected.discard(self._conn)
 
     def begin_auth(self, username: str) -> bool:
         if self._remote.banner:
